@@ -1,0 +1,324 @@
+"""The command line: one thin function a command. Nothing here imports torch until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import cyclopts
+from cyclopts import App, Parameter
+from cyclopts.argument import update_argument_collection
+
+from tillwatch import __version__
+from tillwatch.config import RECIPES, Names, TrainConfig, flag, read_yaml
+from tillwatch.errors import ConfigError, TillwatchError, did_you_mean, one_line
+
+if TYPE_CHECKING:
+    from tillwatch.evaluation.evaluate import Evaluation
+    from tillwatch.models.saved import Prediction
+
+app = App(
+    name="tillwatch",
+    version=__version__,
+    help="Train a video classifier on your own labelled CCTV clips, and see honestly how good it is.",
+    help_format="plaintext",
+    default_parameter=Parameter(negative_iterable=()),
+)
+
+Workers = Annotated[int | None, Parameter(help="Processes; one per core but one, at most 4, unless given.")]
+
+
+@app.command
+def extract(
+    src: Path,
+    dst: Path,
+    *,
+    every: int = 1,
+    fps: float | None = None,
+    short_side: int = 256,
+    quality: int = 92,
+    roi: str | None = None,
+    workers: Annotated[int | None, Parameter(help="Videos at a time; one per core unless given.")] = None,
+) -> None:
+    """Extract the frames of videos in class folders: SRC/<class>/<video> to DST/<class>/<video>/*.jpg.
+
+    What is done already is skipped, so an interrupted extraction goes on where it was.
+
+    Parameters
+    ----------
+    src: folder with one folder of videos for each class.
+    dst: where the frames go; made if missing.
+    every: keep every k-th frame.
+    fps: keep frames at about this rate instead.
+    short_side: shrink frames to this short side in pixels.
+    quality: of the JPEGs, 1 to 95.
+    roi: x,y,width,height of the part to keep, in fractions of the frame.
+    """
+    from tillwatch.clip_spec import FrameStep, Roi
+    from tillwatch.data.extraction import Extraction
+    from tillwatch.data.extraction import extract as run_extraction
+    from tillwatch.training.runlog import RunLog
+
+    settings = Extraction(
+        step=FrameStep(every=every, fps=fps),
+        short_side=short_side,
+        quality=quality,
+        roi=None if roi is None else Roi.parse(roi),
+    )
+    log = RunLog()
+    with log.progress("extracting") as on_clip:
+        report = run_extraction(src, dst, settings, workers=workers or os.cpu_count() or 1, on_clip=on_clip)
+    for note in report.notes:
+        log.note(note)
+    for skip in report.skipped:
+        log.note(f"{skip.name} left out: {skip.reason}.")
+    log.say(
+        f"{len(report.written)} clips written to {dst}, {len(report.done_before)} were there already, "
+        f"{len(report.skipped)} left out"
+    )
+
+
+@app.command
+def train(
+    data: Path,
+    *,
+    out: Path,
+    config: Annotated[Path | None, Parameter(help="YAML file of settings; flags override it.")] = None,
+    settings: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008
+) -> None:
+    """Train a classifier on class folders of clips, and measure it on clips held out.
+
+    Parameters
+    ----------
+    data: folder with one folder of clips (frame folders or videos) for each class.
+    out: the run folder to write.
+    """
+    from tillwatch.training.loop import train as run_training
+    from tillwatch.training.runlog import RunLog
+
+    log = RunLog()
+    evaluation = run_training(data, out, settings, log)
+    _print_evaluation(evaluation)
+    log.say(f"model, figures and predictions are in {out}")
+
+
+@app.command
+def evaluate(
+    run: Path,
+    data: Path | None = None,
+    *,
+    split: Literal["test", "validation", "train", "all"] | None = None,
+    batch_size: int = 4,
+    workers: Workers = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Measure a run's model on its own clips or on others.
+
+    Parameters
+    ----------
+    run: the run folder.
+    data: class folders of other clips; the run's own unless given.
+    split: which of the run's clips; those held out for the test unless given.
+    batch_size: clips at a time.
+    device: auto takes a GPU where there is one.
+    """
+    from tillwatch.evaluation.evaluate import evaluate_run
+    from tillwatch.models.saved import load_model
+    from tillwatch.training.runlog import RunLog
+
+    _at_least_one("--batch-size", batch_size)
+    classifier = load_model(run, device=device)
+    with RunLog().progress("evaluating") as on_batch:
+        evaluation = evaluate_run(
+            run, classifier, data, split, batch_size=batch_size, workers=_workers(workers), on_batch=on_batch
+        )
+    _print_evaluation(evaluation)
+    print(f"figures and predictions are in {evaluation.folder}")
+
+
+@app.command
+def predict(
+    model: Path,
+    paths: Annotated[tuple[Path, ...], Parameter(name="PATH", negative=())],
+    /,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    arch: str | None = None,
+    classes: Names | None = None,
+    event: Names | None = None,
+    num_frames: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Score clips: videos, frame folders, or folders of them.
+
+    Parameters
+    ----------
+    model: a run folder, a folder with model.pth and model.json, or a bare .pth.
+    paths: what to score.
+    as_json: print JSON.
+    arch: of a bare .pth.
+    classes: of a bare .pth, in the order of its outputs.
+    event: of a bare .pth, the classes worth an alarm.
+    num_frames: of a bare .pth.
+    device: auto takes a GPU where there is one.
+    """
+    from tillwatch.data.catalog import expand_paths
+    from tillwatch.errors import ClipError
+    from tillwatch.models.saved import load_model
+
+    if not paths:
+        raise ConfigError("give at least one video or frame folder to predict.")
+    classifier = load_model(model, arch=arch, classes=classes, event=event, num_frames=num_frames, device=device)
+    for assumption in classifier.assumptions:
+        _warn(assumption)
+    records: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for path in expand_paths(paths):
+        try:
+            prediction = classifier.predict(path)
+        except ClipError as error:
+            failed.append(one_line(error))
+            records.append({"path": str(path), "error": one_line(error)})
+            continue
+        records.append(_prediction_record(path, prediction))
+        if not as_json:
+            _print_prediction(path, prediction)
+    if as_json:
+        print(json.dumps(records, indent=2, ensure_ascii=False))
+    for reason in failed:
+        _warn(f"left out: {reason}")
+    if len(failed) == len(records):
+        raise ClipError(f"none of {len(records)} clips could be scored.")
+
+
+@app.command
+def demo(
+    *,
+    out: Path = Path("tillwatch-demo"),
+    seed: int = 0,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Render till-camera videos, train on some cameras, test on others: the whole main job in minutes.
+
+    Parameters
+    ----------
+    out: where videos, frames and the run go.
+    seed: of the rendered videos and of training.
+    overwrite: replace an older demo.
+    """
+    from tillwatch.demo import run_demo
+
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}; it must be at least 0.")
+    run_demo(out, seed, overwrite)
+
+
+def main(tokens: Iterable[str] | None = None) -> NoReturn:
+    """Runs the command line; errors raised on purpose become one line on standard error and exit code 2."""
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except TillwatchError as error:
+        _fail(one_line(error))
+    except cyclopts.CycloptsError as error:
+        error.verbose = False
+        _fail(one_line(error))
+    except KeyboardInterrupt:
+        print("tillwatch: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.exit(0)
+
+
+def _apply_config_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
+    """Gives arguments that no flag set the values of ``--config``, then those of the recipe."""
+    if "train" not in commands:
+        return
+    known = {field: flag(field) for field in ("data", "out", *TrainConfig.__dataclass_fields__)}
+    path = _given(arguments, "--config")
+    if path is not None:
+        values = read_yaml(Path(path))
+        for key in values:
+            if key.replace("-", "_") not in known:
+                raise ConfigError(f"--config {path} has the unknown key {key!r}.{did_you_mean(key, known)}")
+        _fill(app, arguments, {key.replace("_", "-"): value for key, value in values.items()}, path)
+    recipe = _given(arguments, "--recipe")
+    if recipe in RECIPES:
+        _fill(
+            app,
+            arguments,
+            {flag(key).removeprefix("--"): value for key, value in RECIPES[recipe].items()},
+            f"recipe {recipe}",
+        )
+
+
+def _given(arguments: Any, name: str) -> str | None:
+    for argument in arguments:
+        if name in argument.names and argument.tokens:
+            return str(argument.tokens[-1].value)
+    return None
+
+
+def _fill(app: App, arguments: Any, values: dict[str, Any], source: str) -> None:
+    plain = {key: value for key, value in values.items() if value is not None}
+    update_argument_collection(plain, source, arguments, app.app_stack.stack[-1], root_keys=(), allow_unknown=False)
+
+
+app.config = (_apply_config_file,)
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    for note in evaluation.notes:
+        print(f"note: {note}")
+    metrics = evaluation.metrics
+    print(f"\n{len(evaluation.scores.clips)} clips, split {evaluation.split}:\n\n{metrics.report_text}")
+    figures = [f"accuracy {metrics.accuracy:.3f}", f"balanced accuracy {metrics.balanced_accuracy:.3f}"]
+    if metrics.event_auroc is not None and metrics.event_average_precision is not None:
+        figures.append(f"event AUROC {metrics.event_auroc:.3f}")
+        figures.append(f"average precision {metrics.event_average_precision:.3f}")
+    print(", ".join(figures))
+    for skip in evaluation.scores.skipped:
+        print(f"note: {skip.name} left out: {skip.reason}.")
+
+
+def _prediction_record(path: Path, prediction: Prediction) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "predicted": prediction.predicted,
+        "probabilities": prediction.probabilities,
+        "event_probability": prediction.event_probability,
+        "is_event": prediction.is_event,
+        "warnings": list(prediction.warnings),
+    }
+
+
+def _print_prediction(path: Path, prediction: Prediction) -> None:
+    scores = ", ".join(f"{name} {p:.4f}" for name, p in prediction.probabilities.items())
+    print(f"{path}: {prediction.predicted} ({scores}){'  EVENT' if prediction.is_event else ''}")
+    for warning in prediction.warnings:
+        _warn(f"{path}: {warning}")
+
+
+def _workers(workers: int | None) -> int:
+    if workers is not None and workers < 0:
+        raise ConfigError(f"--workers is {workers}; it must be at least 0.")
+    return max(0, min(4, (os.cpu_count() or 1) - 1)) if workers is None else workers
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"{name} is {value}; it must be at least 1.")
+
+
+def _warn(line: str) -> None:
+    print(f"tillwatch: warning: {line}", file=sys.stderr)
+
+
+def _fail(line: str) -> NoReturn:
+    print(f"tillwatch: error: {line}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,192 @@
+"""Training's settings: one frozen dataclass that is the command-line flags and the YAML keys; recipes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from cyclopts import Parameter, Token
+
+from tillwatch.errors import ConfigError
+
+
+def _split_commas(_type: Any, tokens: tuple[Token, ...]) -> tuple[str, ...]:
+    names = [name.strip() for token in tokens for name in token.value.split(",")]
+    if not all(names):
+        raise ValueError("a name between the commas is empty")
+    return tuple(names)
+
+
+Names = Annotated[
+    tuple[str, ...], Parameter(converter=_split_commas, consume_multiple=False, n_tokens=1, negative=())
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. Validated as a whole: every problem is named at once.
+
+    Attributes:
+        recipe: a set of defaults that other flags override; `original` repeats the well-known script.
+        classes: class folders to use, in order: a,b. All of them unless given.
+        event: the classes worth an alarm: a,b. Those not named like normal, background, other or no... unless given.
+        arch: network, one of torchvision's video models.
+        weights: kinetics400 (torchvision's), none, or a path to a .pth or run folder.
+        num_frames: frames per clip. The network's own number unless given.
+        every: take every k-th frame of the source. As extracted, or 1, unless given.
+        fps: take frames at about this rate instead.
+        resize: frames are squeezed to this many pixels each way.
+        crop: pixels each way, cut at random in training and from the middle otherwise.
+        normalize: subtract the mean and divide by the deviation that the weights were trained with.
+        short: clips with fewer frames than wanted: repeat frames, skip the clip, or error.
+        max_skipped: share of damaged clips over which training does not start (three are always allowed).
+        group_pattern: regular expression on a clip's name; what it matches is the clip's group.
+        split_file: a run's clips.csv whose split is used again.
+        hold_out: keep 30 % of the clips, by group, out of training to measure on.
+        epochs: passes over the training clips.
+        batch_size: clips per step.
+        lr: Adam's learning rate.
+        dropout: before the last layer.
+        lr_patience: epochs without improvement before the learning rate falls to a tenth.
+        patience: epochs without improvement before training stops; never unless given.
+        plateau_on: the loss that the learning rate follows.
+        keep: the epoch whose weights are kept.
+        seed: of everything random.
+        precision: auto is fp32 on a CPU and bf16 on a GPU that has it.
+        device: auto takes a GPU where there is one.
+        workers: processes that read clips; one per core but one, at most 4, unless given.
+        save_as: also save the weights in RUN under this name.
+        overwrite: replace RUN if it is an older run.
+    """
+
+    recipe: Literal["default", "original"] = "default"
+    classes: Names | None = None
+    event: Names | None = None
+    arch: str = "r2plus1d_18"
+    weights: str = "kinetics400"
+    num_frames: int | None = None
+    every: int | None = None
+    fps: float | None = None
+    resize: int | None = None
+    crop: int | None = None
+    normalize: bool = True
+    short: Literal["repeat", "skip", "error"] = "repeat"
+    max_skipped: float = 0.05
+    group_pattern: str | None = None
+    split_file: Path | None = None
+    hold_out: bool = True
+    epochs: int = 30
+    batch_size: int = 4
+    lr: float = 1e-4
+    dropout: float = 0.5
+    lr_patience: int = 3
+    patience: int | None = None
+    plateau_on: Literal["validation", "train"] = "validation"
+    keep: Literal["best", "last"] = "best"
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = None
+    save_as: str | None = None
+    overwrite: Annotated[bool, Parameter(negative=())] = False
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise ConfigError(" ".join(problems))
+
+    def _problems(self) -> Any:
+        for name in ("num_frames", "every", "resize", "crop", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield f"{flag(name)} is {value}; it must be at least 1."
+        for name in ("lr_patience", "patience", "seed", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                yield f"{flag(name)} is {value}; it must be at least 0."
+        for name in ("lr", "fps"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                yield f"{flag(name)} is {value}; it must be a positive number."
+        if not 0 <= self.dropout < 1:
+            yield f"--dropout is {self.dropout}; it must be at least 0 and below 1."
+        if not 0 <= self.max_skipped <= 1:
+            yield f"--max-skipped is {self.max_skipped}; it must be a share between 0 and 1."
+        if self.resize is not None and self.crop is not None and self.crop > self.resize:
+            yield f"--crop {self.crop} is larger than --resize {self.resize}; crop at most what is there."
+        if self.every is not None and self.fps is not None:
+            yield "--every and --fps exclude each other; give one."
+        if not self.hold_out and (self.plateau_on, self.keep) != ("train", "last"):
+            yield "--no-hold-out leaves nothing to validate on; add --plateau-on train --keep last."
+        if not self.hold_out and self.patience is not None:
+            yield "--no-hold-out leaves nothing to validate on; drop --patience."
+        if not self.hold_out and self.split_file is not None:
+            yield "--no-hold-out and --split-file exclude each other; give one."
+        if self.save_as is not None and (Path(self.save_as).name != self.save_as or not self.save_as):
+            yield f"--save-as is {self.save_as!r}; it must be a file name without folders."
+
+
+#: What `--recipe` changes of the defaults. `original` is the well-known script; docs/recipes.md says where it differs.
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "original": {
+        "arch": "r2plus1d_18",
+        "num_frames": 32,
+        "every": 5,
+        "resize": 128,
+        "crop": 112,
+        "normalize": False,
+        "hold_out": False,
+        "plateau_on": "train",
+        "keep": "last",
+        "save_as": "improved_cashlifting_model_01.pth",
+    },
+}
+
+
+def flag(name: str) -> str:
+    """Returns the command-line flag of a field: num_frames to --num-frames."""
+    return "--" + name.replace("_", "-")
+
+
+def to_yaml(config: TrainConfig, data: Path, out: Path) -> str:
+    """Returns the whole configuration as YAML that `train --config` reads back.
+
+    Fields that are None are left out; `overwrite` is not part of what a run is.
+    """
+    values: dict[str, Any] = {"data": str(data), "out": str(out)}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value is None or field.name == "overwrite":
+            continue
+        values[field.name] = _plain(value)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """Returns a YAML file's mapping.
+
+    Raises:
+        ConfigError: if it cannot be read or holds something else.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read ({error.strerror}).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is no YAML ({' '.join(str(error).split())}).") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise ConfigError(f"--config {path} must hold lines of the form key: value.")
+    return data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,510 @@
+"""Class folders and clips.csv to a list of clips; every skip is counted and named."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from tillwatch.clip_spec import FrameStep, frame_indices, seconds_of
+from tillwatch.data.frames import check_frames, is_frame_file, list_frames, natural_key
+from tillwatch.data.video import is_video_file, probe_video
+from tillwatch.errors import ClipError, ConfigError, DataError, did_you_mean, one_line
+from tillwatch.files import read_csv
+
+CLIPS_CSV = "clips.csv"
+
+_NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One labelled example: a folder of frames or a video file.
+
+    Attributes:
+        name: path below the data folder, with forward slashes: ``cashlifting/till2_0815``.
+        path: where it lies.
+        label: its class.
+        group: what it shares with clips of the same source; a split never divides a group.
+        is_video: a video file, otherwise a frame folder.
+        num_frames: frames that it holds, before any frame step.
+        every: frames of the source per frame held; 1 for a video, None if unknown.
+        fps: frames held a second, None if unknown.
+        frame_step: every how-manieth of the frames held is to be used.
+    """
+
+    name: str
+    path: Path
+    label: str
+    group: str
+    is_video: bool
+    num_frames: int
+    every: int | None
+    fps: float | None
+    frame_step: int = 1
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it lasts; None if the frame rate is unknown."""
+        return seconds_of(self.num_frames, self.fps)
+
+    @property
+    def stepped_frames(self) -> int:
+        """How many frames are left after the frame step."""
+        return -(-self.num_frames // self.frame_step)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A clip that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """What a data folder holds.
+
+    Attributes:
+        clips: the usable clips, in natural order of their names.
+        classes: class names in order.
+        skipped: damaged clips, left out.
+        too_short: clips with fewer frames than asked for, left out on request.
+        notes: sentences a user should read: other things left out, assumptions made.
+        own_groups: whether each clip is a group of its own because nothing says otherwise.
+    """
+
+    clips: tuple[Clip, ...]
+    classes: tuple[str, ...]
+    skipped: tuple[Skip, ...] = ()
+    too_short: tuple[Skip, ...] = ()
+    notes: tuple[str, ...] = ()
+    own_groups: bool = True
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Clips of each class, in class order."""
+        counts = Counter(clip.label for clip in self.clips)
+        return {name: counts[name] for name in self.classes}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A clip that exists but has not been looked into."""
+
+    name: str
+    path: Path
+    label: str
+    is_video: bool
+
+
+@dataclass
+class Search:
+    """What lies below a data folder, by its names alone.
+
+    Attributes:
+        rows: the rows of clips.csv by path.
+        found: the clips.
+        skipped: folders among the clips that hold no image.
+        other_files: what is neither a video nor a frame.
+        notes: sentences a user should read.
+    """
+
+    rows: dict[str, dict[str, str]]
+    found: list[Found] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    other_files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_clips(
+    root: Path,
+    classes: Sequence[str] | None = None,
+    *,
+    num_frames: int = 32,
+    step: FrameStep | None = None,
+    short: Literal["repeat", "skip", "error"] = "repeat",
+    group_pattern: str | None = None,
+) -> Catalog:
+    """Finds the clips below a data folder and looks into each for damage.
+
+    A clip is ``root/<class>/<folder of images>`` or ``root/<class>/<video file>``. ``root/clips.csv``
+    (columns path, label, group; also every and fps, as ``extract`` writes them) adds to what is found
+    the groups, and clips that lie elsewhere below ``root``.
+
+    Args:
+        root: the data folder.
+        classes: the classes to use, in order; None for all class folders in natural order.
+        num_frames: frames that will be taken of each clip; these are the ones checked.
+        step: which frames of a source count.
+        short: what becomes of clips with fewer frames than ``num_frames``.
+        group_pattern: regular expression searched in the clip's own name; its first group, or all it
+            matched, is the clip's group.
+
+    Raises:
+        DataError: if there is nothing to use, or ``short`` is "error" and a clip is short.
+        ConfigError: if ``classes`` or ``group_pattern`` does not fit what is there.
+    """
+    search = search_folder(root, classes)
+    rows, notes = search.rows, search.notes
+    if classes is None:
+        classes = sorted({found.label for found in search.found}, key=natural_key)
+    clips = _look_into(search, num_frames, step or FrameStep())
+    clips, own_groups = _assign_groups(clips, rows, group_pattern, notes)
+    clips, too_short = _treat_short(clips, num_frames, short, notes)
+    return Catalog(
+        clips=tuple(clips),
+        classes=tuple(classes),
+        skipped=tuple(search.skipped),
+        too_short=too_short,
+        notes=tuple(notes),
+        own_groups=own_groups,
+    )
+
+
+def check_data_folder(root: Path) -> None:
+    """Raises DataError if there is no such folder."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{root} {what}; give the folder that holds one folder of clips for each class.")
+
+
+def search_folder(root: Path, classes: Sequence[str] | None = None) -> Search:
+    """Finds the clips below a data folder without opening any.
+
+    Args:
+        root: the data folder, laid out as :func:`find_clips` says.
+        classes: the classes to look for; None for all.
+
+    Raises:
+        DataError: if the folder is missing, or it or one of its classes holds no clip.
+        ConfigError: if ``classes`` names one that is not there.
+    """
+    check_data_folder(root)
+    search = Search(_read_clips_csv(root))
+    folders = _class_folders(root, search)
+    if classes is not None:
+        _check_classes(classes, [*folders, *(row["label"] for row in search.rows.values())], root)
+    for label, folder in folders.items():
+        if classes is None or label in classes:
+            _search_class_folder(label, folder, search)
+        else:
+            search.notes.append(f"folder {label!r} left out: it is not in --classes.")
+    _add_rows(root, classes, search)
+    labels = {found.label for found in search.found}
+    if not folders and not labels:
+        raise DataError(f"{root} holds no class folder; put the clips of each class into a folder of its name.")
+    for label in folders if classes is None else classes:
+        if label not in labels:
+            raise DataError(
+                f"{root / label} holds no clip; put videos or folders of frames there, "
+                "or name the other classes with --classes."
+            )
+    if search.other_files:
+        search.notes.append(f"{_named(search.other_files)} left out: neither a video nor a frame folder.")
+    search.found.sort(key=lambda found: natural_key(found.name))
+    return search
+
+
+def describe_clip(path: Path, num_frames: int, step: FrameStep) -> Clip:
+    """Looks into one clip that need not be part of a data set.
+
+    What ``extract`` wrote of a frame folder is read from the clips.csv two folders up, if it is there.
+
+    Args:
+        path: a video file or a folder of images.
+        num_frames: frames that will be taken; these are the ones checked.
+        step: which frames of a source count.
+
+    Raises:
+        ClipError: if it cannot be used.
+    """
+    if not path.exists():
+        raise ClipError(f"{path} does not exist.")
+    found = Found(path.name, path, "", path.is_file())
+    if path.is_file() and not is_video_file(path):
+        raise ClipError(f"{path} is neither a video nor a folder of frames.")
+    root = path.resolve().parent.parent
+    row: Mapping[str, str] = {}
+    if path.is_dir() and (root / CLIPS_CSV).is_file():
+        row = _read_clips_csv(root).get(f"{path.resolve().parent.name}/{path.resolve().name}", {})
+    return _open_clip(found, row, num_frames, step)
+
+
+def expand_paths(paths: Sequence[Path]) -> list[Path]:
+    """Replaces each folder that holds clips, rather than frames, by those clips in natural order.
+
+    Raises:
+        DataError: if a folder holds neither.
+    """
+    expanded: list[Path] = []
+    for path in paths:
+        if not path.is_dir() or any(is_frame_file(entry) for entry in path.iterdir()):
+            expanded.append(path)
+            continue
+        inside = [
+            entry
+            for entry in path.iterdir()
+            if is_video_file(entry) or (entry.is_dir() and any(map(is_frame_file, entry.iterdir())))
+        ]
+        if not inside:
+            raise DataError(f"{path} holds no frames, no video and no folder of frames.")
+        expanded.extend(sorted(inside, key=lambda entry: natural_key(entry.name)))
+    return expanded
+
+
+def too_many_skipped(catalog: Catalog, max_skipped: float) -> str | None:
+    """Returns a sentence if more than three clips and more than a share of all are damaged.
+
+    Args:
+        catalog: what was found.
+        max_skipped: the share of clips, 0 to 1, that may be damaged.
+    """
+    damaged, total = len(catalog.skipped), len(catalog.clips) + len(catalog.skipped)
+    if damaged <= 3 or damaged <= max_skipped * total:
+        return None
+    listed = "; ".join(f"{skip.name}: {skip.reason}" for skip in catalog.skipped[:_NAMED_AT_MOST])
+    more = "" if damaged <= _NAMED_AT_MOST else f"; and {damaged - _NAMED_AT_MOST} more"
+    return (
+        f"{damaged} of {total} clips are damaged, over the {max_skipped:.0%} that --max-skipped allows: "
+        f"{listed}{more}."
+    )
+
+
+def _class_folders(root: Path, search: Search) -> dict[str, Path]:
+    folders = {}
+    for entry in sorted(root.iterdir(), key=lambda entry: natural_key(entry.name)):
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            if entry.name not in (CLIPS_CSV, "extraction.json"):
+                search.other_files.append(entry.name)
+        elif _leads_back(entry):
+            search.notes.append(f"folder {entry.name!r} left out: it is a link that leads back to {root}.")
+        else:
+            folders[entry.name] = entry
+    return folders
+
+
+def _search_class_folder(label: str, folder: Path, search: Search) -> None:
+    entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
+    frame_folders = {entry.name for entry in entries if entry.is_dir()}
+    for entry in entries:
+        name = f"{label}/{entry.name}"
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if _leads_back(entry):
+                search.notes.append(f"{name} left out: it is a link that leads back to {folder}.")
+            else:
+                _consider_folder(name, entry, label, search)
+        elif not is_video_file(entry):
+            search.other_files.append(name)
+        elif entry.stem in frame_folders:
+            search.notes.append(f"{name} left out: its frames are there too, as {label}/{entry.stem}.")
+        else:
+            search.found.append(Found(name, entry, label, is_video=True))
+
+
+def _consider_folder(name: str, folder: Path, label: str, search: Search) -> None:
+    """Takes a folder that holds images as a clip; says what else lies among them."""
+    images = False
+    for entry in sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name)):
+        if is_frame_file(Path(entry.name)):
+            images = True
+        elif not entry.name.startswith("."):
+            search.other_files.append(f"{name}/{entry.name}")
+    if images:
+        search.found.append(Found(name, folder, label, is_video=False))
+    else:
+        search.skipped.append(Skip(name, "the folder holds no image"))
+
+
+def _add_rows(root: Path, classes: Sequence[str] | None, search: Search) -> None:
+    """Adds clips that only clips.csv knows, and holds its labels against the folders'."""
+    found_labels = {found.name: found.label for found in search.found}
+    known = set(found_labels) | {skip.name for skip in search.skipped}
+    absent = []
+    for name, row in search.rows.items():
+        label = row.get("label", "")
+        if name in found_labels and label and label != found_labels[name]:
+            raise DataError(
+                f"{root / CLIPS_CSV} gives {name} the label {label!r}, but it lies in {found_labels[name]!r}."
+            )
+        if name in known or not label or (classes is not None and label not in classes):
+            continue
+        path = root / name
+        if path.is_dir():
+            _consider_folder(name, path, label, search)
+        elif is_video_file(path) and path.exists():
+            search.found.append(Found(name, path, label, is_video=True))
+        else:
+            absent.append(name)
+    if absent:
+        search.notes.append(f"{_named(absent)} left out: listed in {CLIPS_CSV} but not there.")
+
+
+def _look_into(search: Search, num_frames: int, step: FrameStep) -> list[Clip]:
+    def attempt(found: Found) -> Clip | Skip:
+        try:
+            return _open_clip(found, search.rows.get(found.name, {}), num_frames, step)
+        except DataError as error:
+            return Skip(found.name, one_line(error).removeprefix(f"{found.path}: ").rstrip("."))
+
+    # Threads suffice: opening files and FFmpeg both let go of the interpreter.
+    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
+        results = list(pool.map(attempt, search.found))
+    search.skipped.extend(result for result in results if isinstance(result, Skip))
+    return [result for result in results if isinstance(result, Clip)]
+
+
+def _open_clip(found: Found, row: Mapping[str, str], num_frames: int, step: FrameStep) -> Clip:
+    if found.is_video:
+        info = probe_video(found.path)
+        fps = None if info.fps is None else float(info.fps)
+        frame_step = step.of_source(fps)
+        count, every = info.num_frames, 1
+    else:
+        frames = list_frames(found.path)
+        if not frames:
+            raise ClipError(f"{found.path}: the folder holds no image.")
+        stored_every = _number(row, "every")
+        every = None if stored_every is None else int(stored_every)
+        count, fps = len(frames), _number(row, "fps")
+        frame_step = step.of_stored(every, fps)
+        used = frames[::frame_step]
+        check_frames([used[index] for index in dict.fromkeys(frame_indices(len(used), num_frames).tolist())])
+    return Clip(
+        name=found.name,
+        path=found.path,
+        label=found.label,
+        group=found.name,
+        is_video=found.is_video,
+        num_frames=count,
+        every=every,
+        fps=fps,
+        frame_step=frame_step,
+    )
+
+
+def _assign_groups(
+    clips: Sequence[Clip],
+    rows: Mapping[str, Mapping[str, str]],
+    group_pattern: str | None,
+    notes: list[str],
+) -> tuple[list[Clip], bool]:
+    if group_pattern is not None:
+        groups = _groups_by_pattern(clips, group_pattern)
+    else:
+        groups = {name: row["group"] for name, row in rows.items() if row.get("group")}
+    alone = [clip.name for clip in clips if clip.name not in groups]
+    if clips and len(alone) == len(clips):
+        notes.append(
+            "nothing says which clips share a source, so each is its own group: if several were cut from one "
+            "video, camera or day, the figures will flatter. Name groups in clips.csv or with --group-pattern."
+        )
+    elif alone:
+        where = CLIPS_CSV if group_pattern is None else "--group-pattern"
+        notes.append(f"{_named(alone)} named no group by {where}: each is its own group.")
+    grouped = [replace(clip, group=groups.get(clip.name, clip.name)) for clip in clips]
+    return grouped, len(alone) == len(clips)
+
+
+def _groups_by_pattern(clips: Sequence[Clip], group_pattern: str) -> dict[str, str]:
+    try:
+        pattern = re.compile(group_pattern)
+    except re.error as error:
+        raise ConfigError(f"--group-pattern {group_pattern!r} is no regular expression: {error}.") from None
+    groups = {}
+    for clip in clips:
+        match = pattern.search(clip.path.name)
+        group = None if match is None else match.group(min(1, pattern.groups))
+        if group:
+            groups[clip.name] = group
+    if clips and not groups:
+        raise ConfigError(
+            f"--group-pattern {group_pattern!r} matches none of the clips' names, such as {clips[0].path.name!r}."
+        )
+    return groups
+
+
+def _treat_short(
+    clips: Sequence[Clip], num_frames: int, short: Literal["repeat", "skip", "error"], notes: list[str]
+) -> tuple[list[Clip], tuple[Skip, ...]]:
+    short_clips = [clip for clip in clips if clip.stepped_frames < num_frames]
+    if not short_clips:
+        return list(clips), ()
+    named = _named([f"{clip.name} ({clip.stepped_frames})" for clip in short_clips])
+    if short == "error":
+        raise DataError(f"fewer than {num_frames} frames in {named}; use fewer --num-frames or --short repeat.")
+    if short == "repeat":
+        notes.append(f"fewer than {num_frames} frames in {named}: kept, frames repeat.")
+        return list(clips), ()
+    notes.append(f"fewer than {num_frames} frames in {named}: left out.")
+    skips = tuple(Skip(clip.name, f"short: {clip.stepped_frames} of {num_frames} frames") for clip in short_clips)
+    return [clip for clip in clips if clip.stepped_frames >= num_frames], skips
+
+
+def _read_clips_csv(root: Path) -> dict[str, dict[str, str]]:
+    """Returns the rows of ``root/clips.csv`` by path; none if there is no such file."""
+    path = root / CLIPS_CSV
+    if not path.is_file():
+        return {}
+    try:
+        rows = read_csv(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({one_line(error)}).") from None
+    if rows and not {"path", "label"} <= set(rows[0]):
+        raise DataError(f"{path}: its first line must name the columns path and label; it has {list(rows[0])}.")
+    by_path: dict[str, dict[str, str]] = {}
+    for row in rows:
+        name = row["path"].replace("\\", "/").removeprefix("./")
+        if name in by_path:
+            raise DataError(f"{path}: {name} stands there twice.")
+        by_path[name] = row
+    return by_path
+
+
+def _check_classes(classes: Sequence[str], present: Iterable[str], root: Path) -> None:
+    present = dict.fromkeys(name for name in present if name)
+    if len(set(classes)) != len(classes):
+        raise ConfigError(f"--classes {','.join(classes)} names a class twice.")
+    for name in classes:
+        if name not in present:
+            raise ConfigError(
+                f"--classes names {name!r}, but {root} has no folder of that name; "
+                f"it has {', '.join(present) or 'none'}.{did_you_mean(name, present)}"
+            )
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    parent = folder.parent.resolve()
+    return folder.is_symlink() and folder.resolve() in (parent, *parent.parents)
+
+
+def _number(row: Mapping[str, str], column: str) -> float | None:
+    """Returns a positive number from clips.csv, None where the field is empty or absent."""
+    text = row.get(column, "")
+    if not text:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise DataError(f"{CLIPS_CSV}: {column} of {row.get('path')} is {text!r}, not a positive number.")
+    return number
+
+
+def _named(names: Sequence[str]) -> str:
+    """Returns "3 (a, b, c)", the count always whole, the names cut after a few."""
+    more = ", ..." if len(names) > _NAMED_AT_MOST else ""
+    return f"{len(names)} ({', '.join(names[:_NAMED_AT_MOST])}{more})"

@@ -1,0 +1,160 @@
+"""Video files: what they hold, their frames in time, and reading some of them (PyAV, FFmpeg inside)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tillwatch.clip_spec import FrameStep, Roi, Size, frame_indices, seconds_of
+from tillwatch.data.frames import resize_frame
+from tillwatch.errors import ClipError, one_line
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .avi .mkv .webm .dav .ts .m2ts .mts .mpg .mpeg .wmv .asf .flv .3gp .ogv .vob "
+    ".h264 .264 .h265 .hevc .mjpeg".split()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a video file says of itself, checked by walking through its packets.
+
+    Attributes:
+        num_frames: frames in the file, counted, not taken from the header.
+        fps: average frames a second; None if the file does not tell.
+    """
+
+    num_frames: int
+    fps: Fraction | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the frames last at the average rate."""
+        return seconds_of(self.num_frames, self.fps)
+
+
+def is_video_file(path: Path) -> bool:
+    """Whether a file's name is that of a video; hidden files are not."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".")
+
+
+def probe_video(path: Path) -> VideoInfo:
+    """Counts a video's frames without decoding them, and decodes the first to see that it can be.
+
+    Raises:
+        ClipError: if it cannot be opened or holds no frame that can be decoded.
+    """
+    info = _count_packets(path)
+    if not info.num_frames or next(decode_video(path), None) is None:
+        raise ClipError(f"{path}: holds no frame.")
+    return info
+
+
+def decode_video(path: Path, threads: int = 0) -> Iterator[av.VideoFrame]:
+    """Yields all frames in display order, not yet converted to RGB (see :func:`to_image`).
+
+    Args:
+        path: the video file.
+        threads: decoding threads, 0 for as many as FFmpeg likes.
+
+    Raises:
+        ClipError: if the file cannot be opened or is damaged, when the damage is reached.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = _video_stream(container, path)
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = threads
+            yield from container.decode(stream)
+    except (av.error.FFmpegError, OSError) as error:
+        raise ClipError(_unreadable(path, error)) from None
+
+
+def to_image(frame: av.VideoFrame, roi: Roi | None = None) -> Image.Image:
+    """Converts a decoded frame to RGB, turns it upright (phones record sideways) and cuts out ``roi``."""
+    rgb = frame.to_ndarray(format="rgb24")
+    quarter_turns = round((frame.rotation or 0) / 90)
+    image = Image.fromarray(np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb)
+    return image if roi is None else image.crop(roi.box(image.height, image.width))
+
+
+def read_video(
+    path: Path,
+    num_frames: int,
+    step: FrameStep | None = None,
+    resize: Size | None = None,
+    roi: Roi | None = None,
+) -> NDArray[np.uint8]:
+    """Reads frames spread uniformly over a video.
+
+    Args:
+        path: the video file.
+        num_frames: frames wanted.
+        step: which of the file's frames count; None for all.
+        resize: (height, width) that each is squeezed to; None to leave them as they are.
+        roi: what to cut out of each before that; None for all of it.
+
+    Returns:
+        uint8 ``(num_frames, H, W, 3)``, RGB.
+
+    Raises:
+        ClipError: if the file is damaged or holds no frame.
+    """
+    info = _count_packets(path)
+    every = (step or FrameStep()).of_source(None if info.fps is None else float(info.fps))
+    expected = info.num_frames
+    for _ in range(2):
+        if not expected:
+            raise ClipError(f"{path}: holds no frame.")
+        wanted = every * frame_indices(-(-expected // every), num_frames)
+        kept, counted = _keep_frames(path, set(wanted.tolist()), resize, roi)
+        if counted == expected:
+            return np.stack([kept[index] for index in wanted.tolist()])
+        # Some containers hold packets that give no frame, or two that give one: believe the decoder.
+        expected = counted
+    raise ClipError(f"{path}: gives a different number of frames each time it is read.")
+
+
+def _keep_frames(
+    path: Path, wanted: set[int], resize: Size | None, roi: Roi | None
+) -> tuple[dict[int, NDArray[np.uint8]], int]:
+    kept: dict[int, NDArray[np.uint8]] = {}
+    counted = 0
+    for counted, frame in enumerate(decode_video(path), start=1):
+        if counted - 1 in wanted:
+            kept[counted - 1] = np.asarray(resize_frame(to_image(frame, roi), resize))
+    if len({frame.shape for frame in kept.values()}) > 1:
+        raise ClipError(f"{path}: frames of two sizes.")
+    return kept, counted
+
+
+def _count_packets(path: Path) -> VideoInfo:
+    try:
+        with av.open(str(path)) as container:
+            stream = _video_stream(container, path)
+            num_frames = sum(1 for packet in container.demux(stream) if packet.size)
+            rate = stream.average_rate or stream.guessed_rate
+    except (av.error.FFmpegError, OSError) as error:
+        raise ClipError(_unreadable(path, error)) from None
+    return VideoInfo(num_frames=num_frames, fps=Fraction(rate) if rate else None)
+
+
+def _video_stream(container: Any, path: Path) -> Any:
+    if not container.streams.video:
+        raise ClipError(f"{path}: holds no video stream.")
+    return container.streams.video[0]
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if path.is_file() and path.stat().st_size == 0:
+        return f"{path}: the file is empty."
+    reason = getattr(error, "strerror", None) or one_line(error)
+    return f"{path}: cannot be read as a video ({reason})."

@@ -1,0 +1,1 @@
+"""Scores on labelled clips, and what may be claimed from them."""

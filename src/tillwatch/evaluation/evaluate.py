@@ -1,0 +1,316 @@
+"""A model and labelled clips to predictions.csv, evaluation.json and classification_report.txt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from tillwatch.clip_spec import ClipSpec
+from tillwatch.data.catalog import CLIPS_CSV, Clip, Skip, find_clips
+from tillwatch.data.dataset import VideoFrameDataset
+from tillwatch.data.loader import evaluation_loader
+from tillwatch.data.splits import SIDES
+from tillwatch.errors import DataError, RunError, one_line
+from tillwatch.evaluation.metrics import Metrics, compute_metrics
+from tillwatch.files import read_csv, write_csv, write_json, write_text
+from tillwatch.models.saved import Classifier
+
+#: Stands above any figure that was measured on the clips that the network learnt from.
+TRAINED_ON_NOTE = (
+    "Measured on the clips that the network was trained on: this is no estimate of how it does on others."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """A classifier's scores of labelled clips.
+
+    Attributes:
+        clips: those that could be read, in the order given.
+        labels: int64 ``(N,)``.
+        probabilities: float64 ``(N, num_classes)``.
+        skipped: those that could not be read.
+    """
+
+    clips: tuple[Clip, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    skipped: tuple[Skip, ...]
+
+    def where(self, keep: Callable[[Clip], bool]) -> Scores:
+        """Returns the scores of some of the clips; skips stay."""
+        rows = [index for index, clip in enumerate(self.clips) if keep(clip)]
+        return Scores(
+            clips=tuple(self.clips[index] for index in rows),
+            labels=self.labels[rows],
+            probabilities=self.probabilities[rows],
+            skipped=self.skipped,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found and where it was written."""
+
+    folder: Path
+    split: str
+    metrics: Metrics
+    scores: Scores
+    notes: tuple[str, ...]
+
+
+def score_clips(
+    classifier: Classifier,
+    clips: Sequence[Clip],
+    *,
+    batch_size: int = 4,
+    workers: int = 0,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Scores:
+    """Scores clips in fp32 under the classifier's own spec; each clip once, unreadable ones named.
+
+    Args:
+        classifier: with its spec.
+        clips: labelled with classes of the spec.
+        batch_size: clips in one forward pass.
+        workers: processes that read clips.
+        on_batch: called with (clips done, clips in all).
+    """
+    spec = classifier.spec
+    dataset = VideoFrameDataset(
+        ".",
+        spec.classes,
+        spec.num_frames,
+        classifier.transform,
+        step=spec.step,
+        roi=spec.roi,
+        clips=clips,
+    )
+    indices: list[int] = []
+    rows: list[NDArray[np.float64]] = []
+    skipped: list[Skip] = []
+    for batch in evaluation_loader(dataset, batch_size, workers=workers):
+        skipped.extend(batch.skipped)
+        if len(batch.indices):
+            rows.append(classifier.probabilities(batch.clips))
+            indices.extend(batch.indices.tolist())
+        on_batch(len(indices) + len(skipped), len(clips))
+    return Scores(
+        clips=tuple(dataset.clips[index] for index in indices),
+        labels=np.array([dataset.samples[index][1] for index in indices], dtype=np.int64),
+        probabilities=np.concatenate(rows) if rows else np.empty((0, len(spec.classes))),
+        skipped=tuple(skipped),
+    )
+
+
+def write_evaluation(
+    folder: Path,
+    classifier: Classifier,
+    scores: Scores,
+    sides: Mapping[str, str],
+    split: str,
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """Computes the figures of one split and writes them with the predictions.
+
+    Args:
+        folder: gets predictions.csv, evaluation.json and classification_report.txt.
+        classifier: whose scores they are.
+        scores: of the split's clips; clips of other splits are written to predictions.csv alone.
+        sides: the split of each clip by name.
+        split: the one that is evaluated, or "all".
+        notes: sentences that must stand beside the figures.
+
+    Raises:
+        DataError: if no clip of the split could be scored.
+    """
+    spec = classifier.spec
+    chosen = scores if split == "all" else scores.where(lambda clip: sides[clip.name] == split)
+    if not chosen.clips:
+        raise DataError(f"no clip of the split {split!r} could be scored.")
+    metrics = compute_metrics(chosen.labels, chosen.probabilities, spec.classes, spec.event_indices)
+    counts = Counter(clip.label for clip in chosen.clips)
+    record: dict[str, Any] = {
+        "split": split,
+        "notes": list(notes),
+        "clips": len(chosen.clips),
+        "clips_per_class": {name: counts[name] for name in spec.classes},
+        "groups": len({clip.group for clip in chosen.clips}),
+        "accuracy": metrics.accuracy,
+        "balanced_accuracy": metrics.balanced_accuracy,
+        "event": list(spec.event),
+        "event_auroc": metrics.event_auroc,
+        "event_average_precision": metrics.event_average_precision,
+        "confusion_matrix": {"classes": list(spec.classes), "rows_true": metrics.confusion.tolist()},
+        "classification_report": metrics.report,
+        "skipped": [{"path": skip.name, "reason": skip.reason} for skip in scores.skipped],
+        "model_sha256": classifier.sha256,
+        "precision": "fp32",
+    }
+    head = "".join(f"{note}\n" for note in notes)
+    write_text(folder / "classification_report.txt", f"{head}{metrics.report_text}")
+    write_json(folder / "evaluation.json", record)
+    _write_predictions(folder / "predictions.csv", spec, scores, sides)
+    return Evaluation(folder=folder, split=split, metrics=metrics, scores=chosen, notes=tuple(notes))
+
+
+def evaluate_split(
+    folder: Path,
+    classifier: Classifier,
+    clips: Sequence[Clip],
+    sides: Mapping[str, str],
+    split: str,
+    *,
+    notes: Sequence[str] = (),
+    skipped: Sequence[Skip] = (),
+    batch_size: int = 4,
+    workers: int = 0,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Scores the clips of one split and writes what they show; with test, validation is scored beside.
+
+    Args:
+        folder: gets the three files; made if missing.
+        classifier: the model.
+        clips: all clips there are.
+        sides: the split of each by name.
+        split: a side, or "all".
+        notes, skipped: what to write beside the figures.
+        batch_size, workers, on_batch: as :func:`score_clips`.
+
+    Raises:
+        DataError: if the split has no clip that can be scored.
+        RunError: if the folder cannot be written.
+    """
+    wanted = {"test": ("validation", "test"), "all": (*SIDES, "all")}.get(split, (split,))
+    chosen = [clip for clip in clips if sides[clip.name] in wanted]
+    if not any(split in ("all", sides[clip.name]) for clip in chosen):
+        raise DataError(f"no clip is on the side {split!r}; there are {', '.join(sorted(set(sides.values())))}.")
+    if any(sides[clip.name] == "train" for clip in chosen):
+        notes = (TRAINED_ON_NOTE, *notes)
+    scores = score_clips(classifier, chosen, batch_size=batch_size, workers=workers, on_batch=on_batch)
+    scores = replace(scores, skipped=(*skipped, *scores.skipped))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return write_evaluation(folder, classifier, scores, sides, split, notes)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({error.strerror or one_line(error)}).") from None
+
+
+def evaluate_run(
+    run: Path,
+    classifier: Classifier,
+    data: Path | None = None,
+    split: str | None = None,
+    *,
+    batch_size: int = 4,
+    workers: int = 0,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Evaluates a run's model on its own clips, or on others.
+
+    The run's own held-out clips are evaluated into the run folder itself, as at the end of training;
+    other splits and other data into ``evaluations/<name>/`` below it.
+
+    Args:
+        run: the run folder.
+        classifier: its model.
+        data: class folders of clips; None for those that the run was trained on.
+        split: "test", "validation", "train" or "all". None for what training reported, or all of other
+            data. With other data, a side means the clips that bear the names of that side's.
+        batch_size, workers, on_batch: as :func:`score_clips`.
+
+    Raises:
+        RunError: if the run folder lacks what is needed or cannot be written.
+        DataError: if there is nothing to evaluate.
+    """
+    if split not in (None, "all", *SIDES):
+        raise DataError(f"--split is {split!r}; it must be one of {', '.join((*SIDES, 'all'))}.")
+    sides, groups = _read_sides(run)
+    reported = "test" if "test" in sides.values() else "train"
+    trained_on = _data_of(run)
+    root = data or trained_on
+    own = root.resolve() == trained_on.resolve()
+    clips, notes, skipped = _clips_below(root, classifier.spec)
+    if own or split is not None:
+        split = split or reported
+        absent = [clip.name for clip in clips if clip.name not in sides]
+        if absent:
+            notes.append(f"{len(absent)} clips of {root} were not in the run and are left out.")
+        clips = [replace(clip, group=groups[clip.name]) for clip in clips if clip.name in sides]
+    else:
+        known = sum(sides.get(clip.name) == "train" for clip in clips)
+        if known:
+            notes.append(
+                f"{known} of these clips bear the names of training clips; if they are the same, the figures "
+                "flatter. --split test leaves them out."
+            )
+        split, sides = "all", {clip.name: "all" for clip in clips}
+    name = split if own else f"{root.resolve().name}-{split}"
+    return evaluate_split(
+        run if own and split == reported else run / "evaluations" / name,
+        classifier,
+        clips,
+        sides,
+        split,
+        notes=notes,
+        skipped=skipped,
+        batch_size=batch_size,
+        workers=workers,
+        on_batch=on_batch,
+    )
+
+
+def _clips_below(root: Path, spec: ClipSpec) -> tuple[list[Clip], list[str], tuple[Skip, ...]]:
+    catalog = find_clips(root, None, num_frames=spec.num_frames, step=spec.step)
+    unknown = [name for name in catalog.classes if name not in spec.classes]
+    notes = [f"folder {name!r} left out: the model knows no such class." for name in unknown]
+    clips = [clip for clip in catalog.clips if clip.label in spec.classes]
+    if not clips:
+        raise DataError(
+            f"{root} holds no clip of the model's classes {', '.join(spec.classes)}; it has "
+            f"{', '.join(catalog.classes)}."
+        )
+    return clips, notes, tuple(s for s in catalog.skipped if s.name.split("/")[0] in spec.classes)
+
+
+def _data_of(run: Path) -> Path:
+    path = run / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Path(config["data"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise RunError(f"{path} does not tell which data the run was trained on ({one_line(error)}).") from None
+
+
+def _read_sides(run: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the split and the group of each clip of a run, by name."""
+    path = run / CLIPS_CSV
+    try:
+        rows = [row for row in read_csv(path) if row["split"]]
+        return {row["path"]: row["split"] for row in rows}, {row["path"]: row["group"] for row in rows}
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} does not tell how the clips were split ({one_line(error)}).") from None
+
+
+def _write_predictions(path: Path, spec: ClipSpec, scores: Scores, sides: Mapping[str, str]) -> None:
+    columns = ("path", "label", "group", "split", "predicted", *(f"p_{name}" for name in spec.classes))
+    rows = []
+    for clip, probabilities in zip(scores.clips, scores.probabilities, strict=True):
+        row: dict[str, Any] = {
+            "path": clip.name,
+            "label": clip.label,
+            "group": clip.group,
+            "split": sides[clip.name],
+            "predicted": spec.classes[int(probabilities.argmax())],
+        }
+        row |= {f"p_{name}": f"{p:.8f}" for name, p in zip(spec.classes, probabilities, strict=True)}
+        rows.append(row)
+    write_csv(path, columns, rows)

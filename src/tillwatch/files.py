@@ -1,0 +1,66 @@
+"""Files written whole or not at all: beside their place under another name, then renamed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Opens a new file that takes ``path``'s place when the block ends well, and vanishes otherwise.
+
+    Args:
+        path: the file to write or replace; its folder must exist.
+        mode: ``"w"`` for UTF-8 text, ``"wb"`` for bytes.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    aside = Path(name)
+    try:
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with os.fdopen(descriptor, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text."""
+    with replacing(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes indented JSON. NaN is refused: it is no JSON."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows under a header; None becomes an empty field, unknown columns are an error."""
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Reads rows under a header, with or without a byte order mark, as text."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

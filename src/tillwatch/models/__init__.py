@@ -1,0 +1,1 @@
+"""Video networks and their files."""

@@ -1,0 +1,371 @@
+"""model.pth and model.json: write, read, verify; and the classifier that they make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from tillwatch.clip_spec import ClipSpec, Lengths, Preprocessing, choose_event, frame_indices
+from tillwatch.data.catalog import describe_clip
+from tillwatch.data.dataset import read_clip
+from tillwatch.data.frames import resize_frame
+from tillwatch.data.transforms import ClipTransform, eval_transform
+from tillwatch.errors import ClipError, ConfigError, ModelError, one_line
+from tillwatch.files import replacing, write_json
+from tillwatch.models.backbones import backbone, build_model, check_input_size, read_state_dict
+
+FORMAT = 1
+
+_FAR_OUTSIDE = 2.0  # times shorter or longer than any training clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """The event probability from which on a clip counts as the event.
+
+    Attributes:
+        threshold: in [0, 1].
+        unit: what it was chosen on, "clip" or "incident".
+        source: how it was chosen, in words.
+    """
+
+    threshold: float = 0.5
+    unit: str = "clip"
+    source: str = "default, not chosen on data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a classifier says of one clip.
+
+    Attributes:
+        predicted: the most probable class.
+        probabilities: of each class, in class order; they sum to 1.
+        event_probability: sum of the event classes' probabilities.
+        is_event: whether that reaches the operating point.
+        warnings: why the score may mean little, in sentences.
+    """
+
+    predicted: str
+    probabilities: dict[str, float]
+    event_probability: float
+    is_event: bool
+    warnings: tuple[str, ...] = ()
+
+
+class Classifier:
+    """A trained network with the contract it was trained under.
+
+    Attributes:
+        network: in evaluation mode, on :attr:`device`.
+        spec: the contract.
+        temperature: logits are divided by it.
+        operating_point: in force for ``is_event``.
+        sha256: of model.pth; empty for a bare .pth.
+        assumptions: what a bare .pth left to be guessed, in sentences.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: ClipSpec,
+        *,
+        temperature: float = 1.0,
+        operating_point: OperatingPoint | None = None,
+        sha256: str = "",
+        assumptions: Sequence[str] = (),
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.spec = spec
+        self.temperature = temperature
+        self.operating_point = operating_point or OperatingPoint()
+        self.sha256 = sha256
+        self.assumptions = tuple(assumptions)
+        self.transform = eval_transform_of(spec.preprocessing)
+
+    def probabilities(self, clips: torch.Tensor) -> NDArray[np.float64]:
+        """Scores transformed clips in fp32.
+
+        Args:
+            clips: float32 ``(B, C, T, H, W)``, as :attr:`transform` returns them.
+
+        Returns:
+            float64 ``(B, num_classes)``, rows sum to 1.
+        """
+        with torch.inference_mode(), true_fp32(self.device):
+            logits = self.network(clips.to(self.device)).double() / self.temperature
+        scores: NDArray[np.float64] = logits.softmax(1).cpu().numpy()
+        return scores
+
+    def predict(self, clip: str | Path | NDArray[np.uint8]) -> Prediction:
+        """Scores one clip.
+
+        Args:
+            clip: a video file, a folder of frames, or frames as uint8 ``(T, H, W, 3)``, RGB. An array holds
+                the frames that count: every k-th, cut to the region of interest, as the spec says.
+
+        Raises:
+            ClipError: if it cannot be read, or is an array of another shape or type.
+        """
+        spec = self.spec
+        size = spec.preprocessing.resize
+        if isinstance(clip, np.ndarray):
+            frames, warning = self._frames_of_array(clip)
+        else:
+            described = describe_clip(Path(clip), spec.num_frames, spec.step)
+            frames = read_clip(described, spec.num_frames, spec.step, size, spec.roi)
+            warning = _length_warning(spec, described.stepped_frames, described.seconds)
+        tensor = self.transform(torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))))
+        scores = self.probabilities(tensor[None])[0]
+        return self.prediction(scores, (warning,) if warning else ())
+
+    def prediction(self, scores: NDArray[np.float64], warnings: tuple[str, ...] = ()) -> Prediction:
+        """Puts names to the scores of one clip, float64 ``(num_classes,)``."""
+        event_probability = self.event_probability(scores[None])[0]
+        return Prediction(
+            predicted=self.spec.classes[int(scores.argmax())],
+            probabilities=dict(zip(self.spec.classes, scores.tolist(), strict=True)),
+            event_probability=float(event_probability),
+            is_event=bool(event_probability >= self.operating_point.threshold),
+            warnings=warnings,
+        )
+
+    def event_probability(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the sum of the event classes' probabilities: ``(N, num_classes)`` to ``(N,)``."""
+        total: NDArray[np.float64] = scores[:, list(self.spec.event_indices)].sum(1)
+        return total
+
+    def _frames_of_array(self, array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str | None]:
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
+            raise ClipError(
+                f"a clip is an array of {array.dtype} {array.shape}; it must be uint8 (T, H, W, 3), RGB."
+            )
+        kept = array[frame_indices(len(array), self.spec.num_frames)]
+        size = self.spec.preprocessing.resize
+        frames = np.stack([np.asarray(resize_frame(Image.fromarray(frame), size)) for frame in kept])
+        return frames, _length_warning(self.spec, len(array), None)
+
+
+def save_model(
+    folder: Path,
+    network: nn.Module,
+    spec: ClipSpec,
+    *,
+    temperature: float = 1.0,
+    operating_point: OperatingPoint | None = None,
+) -> str:
+    """Writes model.pth, a plain state dict, and model.json, each whole or not at all.
+
+    Returns:
+        The SHA-256 of model.pth.
+    """
+    sha256 = save_state_dict(folder / "model.pth", network)
+    write_json(
+        folder / "model.json",
+        {
+            "format": FORMAT,
+            **spec.to_json(),
+            "temperature": temperature,
+            "operating_point": asdict(operating_point or OperatingPoint()),
+            "sha256": sha256,
+            "versions": {name: version(name) for name in ("tillwatch", "torch", "torchvision", "Pillow", "av")},
+        },
+    )
+    return sha256
+
+
+def save_state_dict(path: Path, network: nn.Module) -> str:
+    """Writes a network's state dict, on the CPU, and returns the file's SHA-256."""
+    state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+    # Through an open file: given a path, torch.save puts the name into the archive and so into the hash.
+    with replacing(path, "wb") as file:
+        torch.save(state, file)
+    return sha256_of(path)
+
+
+def sha256_of(path: Path) -> str:
+    """Returns a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_model(
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    classes: Sequence[str] | None = None,
+    event: Sequence[str] | None = None,
+    num_frames: int | None = None,
+    device: str = "auto",
+) -> Classifier:
+    """Reads a run or model folder, verifying the weights against model.json, or a bare .pth.
+
+    Args:
+        path: a folder with model.pth and model.json; or a state dict alone, which says nothing of how it
+            was trained: ``arch`` and ``classes`` must then be given, the rest is assumed and listed in
+            :attr:`Classifier.assumptions`.
+        arch, classes, event, num_frames: for a bare .pth only.
+        device: "auto" (a GPU where there is one), "cpu" or "cuda".
+
+    Raises:
+        ModelError: if files are missing, damaged or do not fit each other.
+        ConfigError: if a bare .pth comes without ``arch`` and ``classes``, or a folder comes with them.
+    """
+    path = Path(path)
+    device = choose_device(device)
+    if path.is_file():
+        return _load_bare(path, arch, classes, event, num_frames, device)
+    if arch is not None or classes is not None or event is not None or num_frames is not None:
+        raise ConfigError(f"{path} says itself what it was trained on; --arch and --classes are for a bare .pth.")
+    record = _read_record(path)
+    spec = ClipSpec.from_json(record)
+    weights = path / "model.pth"
+    if not weights.is_file():
+        raise ModelError(f"{path} holds no model.pth; give a run or model folder.")
+    sha256 = sha256_of(weights)
+    if sha256 != record.get("sha256"):
+        raise ModelError(f"{weights} is not the file that model.json describes (its SHA-256 differs).")
+    try:
+        temperature = float(record["temperature"])
+        operating_point = OperatingPoint(**record["operating_point"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path / 'model.json'} is malformed ({error!r}).") from None
+    return Classifier(
+        _rebuild(spec, read_state_dict(weights), weights),
+        spec,
+        temperature=temperature,
+        operating_point=operating_point,
+        sha256=sha256,
+        device=device,
+    )
+
+
+def choose_device(device: str) -> str:
+    """Returns "cuda" or "cpu" for "auto", "cuda" or "cpu".
+
+    Raises:
+        ConfigError: if a GPU is asked for and there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device is {device!r}; it must be auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device is cuda, but PyTorch finds no GPU here; use auto or cpu.")
+    return "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+
+
+def eval_transform_of(preprocessing: Preprocessing) -> ClipTransform:
+    """Returns the evaluation transform that a spec's preprocessing asks for."""
+    return eval_transform(
+        preprocessing.resize, preprocessing.crop, preprocessing.mean, preprocessing.std
+    )
+
+
+@contextmanager
+def true_fp32(device: torch.device) -> Iterator[None]:
+    """Keeps cuDNN from computing fp32 convolutions in TF32, which has 10 bits of mantissa."""
+    cuda = device.type == "cuda"
+    with torch.backends.cudnn.flags(allow_tf32=False) if cuda else nullcontext():
+        yield
+
+
+def _read_record(folder: Path) -> Mapping[str, Any]:
+    path = folder / "model.json"
+    if not path.is_file():
+        what = "holds no model.json" if folder.is_dir() else "does not exist"
+        raise ModelError(f"{folder} {what}; give a run or model folder, or a .pth file.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged ({one_line(error)}).") from None
+    if not isinstance(record, dict):
+        raise ModelError(f"{path} is damaged: it holds no JSON object.")
+    if record.get("format") != FORMAT:
+        raise ModelError(
+            f"{path} has format {record.get('format')!r}; this version of Tillwatch reads format {FORMAT}."
+        )
+    return record
+
+
+def _rebuild(spec: ClipSpec, state: Mapping[str, torch.Tensor], source: Path) -> nn.Module:
+    try:
+        check_input_size(spec.arch, spec.num_frames, spec.preprocessing.crop)
+    except ConfigError as error:
+        raise ModelError(f"model.json beside {source}: {error}") from None
+    network = build_model(spec.arch, len(spec.classes), weights=None)
+    try:
+        network.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        raise ModelError(
+            f"weights {source} are not those of a {spec.arch} with {len(spec.classes)} classes "
+            f"({one_line(error)[:160]})."
+        ) from None
+    return network
+
+
+def _load_bare(
+    path: Path,
+    arch: str | None,
+    classes: Sequence[str] | None,
+    event: Sequence[str] | None,
+    num_frames: int | None,
+    device: str,
+) -> Classifier:
+    if arch is None or not classes:
+        raise ConfigError(
+            f"{path} is a bare state dict; say what it is with --arch and --classes, in the order of its outputs, "
+            "or give the run folder."
+        )
+    known = backbone(arch)
+    spec = ClipSpec(
+        arch=arch,
+        classes=tuple(classes),
+        event=choose_event(classes, event),
+        num_frames=num_frames or known.num_frames,
+        preprocessing=Preprocessing(
+            resize=(known.resize, known.resize),
+            crop=(known.crop, known.crop),
+            mean=known.mean,
+            std=known.std,
+        ),
+    )
+    assumptions = (
+        f"{path.name} does not say how it was trained; assumed: outputs are {', '.join(classes)} in this order, "
+        f"{spec.num_frames} frames of every source frame, {known.resize}x{known.resize} cropped to "
+        f"{known.crop}x{known.crop}, normalised as torchvision's weights are. If one is wrong, so are the scores.",
+    )
+    network = _rebuild(spec, read_state_dict(path), path)
+    return Classifier(network, spec, sha256=sha256_of(path), assumptions=assumptions, device=device)
+
+
+def _length_warning(spec: ClipSpec, num_frames: int, seconds: float | None) -> str | None:
+    """Returns a sentence if a clip is far shorter or longer than any in training."""
+    if seconds is not None and spec.clip_seconds is not None:
+        value, lengths, unit = seconds, spec.clip_seconds, "s"
+    elif spec.clip_frames is not None:
+        value, lengths, unit = float(num_frames), spec.clip_frames, "frames"
+    else:
+        return None
+    if _within(value, lengths):
+        return None
+    return (
+        f"the clip lasts {value:.3g} {unit}, training clips lasted {lengths.min:.3g} to {lengths.max:.3g}: "
+        "the network has seen nothing like it, so the score means little."
+    )
+
+
+def _within(value: float, lengths: Lengths) -> bool:
+    return lengths.min / _FAR_OUTSIDE <= value <= lengths.max * _FAR_OUTSIDE

@@ -1,0 +1,1 @@
+"""Clips to a run folder."""

@@ -1,0 +1,98 @@
+"""What a run says while it goes: metrics.csv, lines of text, a progress bar on terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tillwatch.files import write_csv
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics:
+    """One line of metrics.csv.
+
+    Attributes:
+        epoch: from 1.
+        train_loss: mean cross entropy of the clips drawn, with augmentation and dropout.
+        val_loss: mean cross entropy of the validation clips; None if nothing was held out.
+        val_balanced_accuracy: mean recall of the classes; None likewise.
+        lr: learning rate of the epoch.
+        seconds: of the whole epoch, validation included.
+        clips_per_s: of training alone, loading included.
+        data_wait_s: seconds that training waited for clips.
+    """
+
+    epoch: int
+    train_loss: float
+    val_loss: float | None
+    val_balanced_accuracy: float | None
+    lr: float
+    seconds: float
+    clips_per_s: float
+    data_wait_s: float
+
+
+COLUMNS = tuple(field.name for field in fields(EpochMetrics))
+
+
+class RunLog:
+    """Says and writes what happens in a run.
+
+    Args:
+        console: where to; a terminal gets progress bars, anything else plain lines.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._epochs: list[EpochMetrics] = []
+
+    def say(self, line: str) -> None:
+        """Prints a line as it stands."""
+        self.console.print(line, markup=False)
+
+    def note(self, line: str) -> None:
+        """Prints something the user should know of, marked as such."""
+        self.say(f"note: {line}")
+
+    @contextmanager
+    def progress(self, what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
+        """Shows how far something is; yields a function to call with (done, in all)."""
+        if not self.console.is_terminal:
+            yield lambda done, total: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    def epoch(self, folder: Path, metrics: EpochMetrics, epochs: int, best: bool) -> None:
+        """Adds an epoch to metrics.csv in ``folder`` and prints it."""
+        self._epochs.append(metrics)
+        write_csv(folder / "metrics.csv", COLUMNS, [_rounded(epoch) for epoch in self._epochs])
+        validation = (
+            ""
+            if metrics.val_loss is None
+            else f"  validation loss {metrics.val_loss:.4f}, balanced accuracy {metrics.val_balanced_accuracy:.3f}"
+        )
+        self.say(
+            f"epoch {metrics.epoch:>2}/{epochs}  train loss {metrics.train_loss:.4f}{validation}  "
+            f"lr {metrics.lr:.0e}  {metrics.seconds:.0f} s, {metrics.clips_per_s:.2f} clips/s"
+            f"{'  best so far' if best else ''}"
+        )
+
+
+def _rounded(metrics: EpochMetrics) -> dict[str, object]:
+    """Losses keep what a float32 holds; times need no microseconds."""
+    row: dict[str, object] = asdict(metrics)
+    for name in ("train_loss", "val_loss", "val_balanced_accuracy"):
+        value = row[name]
+        row[name] = None if value is None else f"{value:.8g}"
+    for name in ("seconds", "clips_per_s", "data_wait_s"):
+        row[name] = f"{row[name]:.3f}"
+    return row
