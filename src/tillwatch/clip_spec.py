@@ -114,9 +114,10 @@ class Roi:
     def __post_init__(self) -> None:
         numbers = (self.x, self.y, self.width, self.height)
         inside = self.x + self.width <= 1 + 1e-9 and self.y + self.height <= 1 + 1e-9
-        if not (all(map(math.isfinite, numbers)) and min(self.x, self.y) >= 0 and inside) or min(
-            self.width, self.height
-        ) <= 0:
+        if (
+            not (all(map(math.isfinite, numbers)) and min(self.x, self.y) >= 0 and inside)
+            or min(self.width, self.height) <= 0
+        ):
             raise ConfigError(
                 f"--roi is {self}; it must be x,y,width,height in fractions of the frame, inside it, "
                 "such as 0.25,0.5,0.5,0.5."
@@ -294,9 +295,7 @@ class ClipSpec:
             raise ModelError(f"model.json is malformed: {error}") from None
         unknown = sorted(set(spec.event) - set(spec.classes))
         if unknown or not spec.event or len(set(spec.classes)) != len(spec.classes):
-            raise ModelError(
-                f"model.json is malformed: classes {list(spec.classes)}, event {list(spec.event)}."
-            )
+            raise ModelError(f"model.json is malformed: classes {list(spec.classes)}, event {list(spec.event)}.")
         return spec
 
 
@@ -323,8 +322,7 @@ def choose_event(classes: Sequence[str], wanted: Sequence[str] | None = None) ->
     event = tuple(name for name in classes if not _sounds_negative(name))
     if not event or len(event) == len(classes):
         raise ConfigError(
-            f"which of the classes {', '.join(classes)} is the event worth an alarm? "
-            "Say so with --event CLASS[,CLASS]."
+            f"which of the classes {', '.join(classes)} is the event worth an alarm? Say so with --event CLASS[,CLASS]."
         )
     return event
 

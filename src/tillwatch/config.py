@@ -21,9 +21,7 @@ def _split_commas(_type: Any, tokens: tuple[Token, ...]) -> tuple[str, ...]:
     return tuple(names)
 
 
-Names = Annotated[
-    tuple[str, ...], Parameter(converter=_split_commas, consume_multiple=False, n_tokens=1, negative=())
-]
+Names = Annotated[tuple[str, ...], Parameter(converter=_split_commas, consume_multiple=False, n_tokens=1, negative=())]
 
 
 @dataclass(frozen=True, kw_only=True)

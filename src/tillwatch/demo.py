@@ -107,7 +107,11 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False, log: RunLog | No
     )
     log.say(f"   set for two cores, not for quality: {', '.join(f'{k} {v}' for k, v in DEMO_SETTINGS.items())}")
     config = TrainConfig(
-        classes=CLASSES, weights="none", split_file=videos.split_file, seed=seed, **DEMO_SETTINGS  # type: ignore[arg-type]
+        classes=CLASSES,
+        weights="none",
+        split_file=videos.split_file,
+        seed=seed,
+        **DEMO_SETTINGS,  # type: ignore[arg-type]
     )
     evaluation = train(out / "frames", out / "run", config, log)
 

@@ -273,8 +273,7 @@ def too_many_skipped(catalog: Catalog, max_skipped: float) -> str | None:
     listed = "; ".join(f"{skip.name}: {skip.reason}" for skip in catalog.skipped[:_NAMED_AT_MOST])
     more = "" if damaged <= _NAMED_AT_MOST else f"; and {damaged - _NAMED_AT_MOST} more"
     return (
-        f"{damaged} of {total} clips are damaged, over the {max_skipped:.0%} that --max-skipped allows: "
-        f"{listed}{more}."
+        f"{damaged} of {total} clips are damaged, over the {max_skipped:.0%} that --max-skipped allows: {listed}{more}."
     )
 
 
@@ -366,11 +365,12 @@ def _look_into(search: Search, num_frames: int, step: FrameStep) -> list[Clip]:
 
 
 def _open_clip(found: Found, row: Mapping[str, str], num_frames: int, step: FrameStep) -> Clip:
+    every: int | None = 1
     if found.is_video:
         info = probe_video(found.path)
         fps = None if info.fps is None else float(info.fps)
         frame_step = step.of_source(fps)
-        count, every = info.num_frames, 1
+        count = info.num_frames
     else:
         frames = list_frames(found.path)
         if not frames:

@@ -125,7 +125,7 @@ class VideoFrameDataset(Dataset[tuple[torch.Tensor, int]]):
         clip = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
         # torchvision's transforms draw from the global generator: lend it a seed of our own, then restore it.
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(self._augmentation_seed(key))
+            torch.default_generator.manual_seed(self._augmentation_seed(key))
             return self.transform(clip), self.samples[index][1]
 
     def _augmentation_seed(self, key: int | Draw) -> int:

@@ -14,9 +14,7 @@ from PIL import Image
 from tillwatch.clip_spec import Size
 from tillwatch.errors import ClipError, one_line
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-)
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 _JPEG_SUFFIXES = {".jpg", ".jpeg", ".jpe"}
 

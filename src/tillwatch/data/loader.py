@@ -34,9 +34,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory (the data loader calls this)."""
-        return Batch(
-            self.clips.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.skipped
-        )
+        return Batch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.skipped)
 
 
 _Item = tuple[int, torch.Tensor, int] | Skip

@@ -133,9 +133,7 @@ def _best_of_all(
     return best
 
 
-def _greedy(
-    counts: NDArray[np.float64], have: NDArray[np.float64], expected: NDArray[np.float64]
-) -> NDArray[np.int64]:
+def _greedy(counts: NDArray[np.float64], have: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[np.int64]:
     have = have.copy()
     chosen = np.zeros(len(counts), dtype=int)
     for row, group in enumerate(counts):

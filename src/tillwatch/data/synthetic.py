@@ -166,9 +166,7 @@ def _theft_poses(camera: Camera, rng: np.random.Generator) -> Iterator[tuple[Poi
         yield hand, segment == 3
 
 
-def _draw_frame(
-    camera: Camera, hand: Point, holds_note: bool, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def _draw_frame(camera: Camera, hand: Point, holds_note: bool, rng: np.random.Generator) -> NDArray[np.uint8]:
     picture = Image.fromarray(camera.background)
     draw = ImageDraw.Draw(picture)
     width, height = picture.size

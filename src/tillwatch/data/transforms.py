@@ -55,9 +55,7 @@ def train_transform(
         crop: (height, width) of the random crop, within ``resize``.
         mean, std: of each channel; None for both leaves the values in [0, 1].
     """
-    return ClipTransform(
-        resize, v2.Compose([v2.RandomCrop(crop), v2.RandomHorizontalFlip(), *_to_float(mean, std)])
-    )
+    return ClipTransform(resize, v2.Compose([v2.RandomCrop(crop), v2.RandomHorizontalFlip(), *_to_float(mean, std)]))
 
 
 def eval_transform(

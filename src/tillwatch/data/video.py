@@ -17,10 +17,10 @@ from tillwatch.clip_spec import FrameStep, Roi, Size, frame_indices, seconds_of
 from tillwatch.data.frames import resize_frame
 from tillwatch.errors import ClipError, one_line
 
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .avi .mkv .webm .dav .ts .m2ts .mts .mpg .mpeg .wmv .asf .flv .3gp .ogv .vob "
-    ".h264 .264 .h265 .hevc .mjpeg".split()
-)
+_CONTAINERS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".dav", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg"}
+_OLDER_CONTAINERS = {".wmv", ".asf", ".flv", ".3gp", ".ogv", ".vob"}
+_BARE_STREAMS = {".h264", ".264", ".h265", ".hevc", ".mjpeg"}
+VIDEO_SUFFIXES = frozenset(_CONTAINERS | _OLDER_CONTAINERS | _BARE_STREAMS)
 
 
 @dataclass(frozen=True, kw_only=True)

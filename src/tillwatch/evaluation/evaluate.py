@@ -23,9 +23,7 @@ from tillwatch.files import read_csv, write_csv, write_json, write_text
 from tillwatch.models.saved import Classifier
 
 #: Stands above any figure that was measured on the clips that the network learnt from.
-TRAINED_ON_NOTE = (
-    "Measured on the clips that the network was trained on: this is no estimate of how it does on others."
-)
+TRAINED_ON_NOTE = "Measured on the clips that the network was trained on: this is no estimate of how it does on others."
 
 
 @dataclass(frozen=True, kw_only=True)

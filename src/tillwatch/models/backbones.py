@@ -59,21 +59,15 @@ class Backbone:
 
 def _resnet(builder: Callable[..., nn.Module], weights: Any) -> Backbone:
     # From 17 pixels on, the last map has more than one position: batch norm of one clip is defined.
-    return Backbone(
-        builder=builder, weights=weights, num_frames=32, resize=128, crop=112, head="fc", min_crop=17
-    )
+    return Backbone(builder=builder, weights=weights, num_frames=32, resize=128, crop=112, head="fc", min_crop=17)
 
 
 def _swin(builder: Callable[..., nn.Module], weights: Any) -> Backbone:
-    return Backbone(
-        builder=builder, weights=weights, num_frames=32, resize=256, crop=224, head="head"
-    )
+    return Backbone(builder=builder, weights=weights, num_frames=32, resize=256, crop=224, head="head")
 
 
 def _mvit(builder: Callable[..., nn.Module], weights: Any) -> Backbone:
-    return Backbone(
-        builder=builder, weights=weights, num_frames=16, resize=256, crop=224, head="head.1", fixed=True
-    )
+    return Backbone(builder=builder, weights=weights, num_frames=16, resize=256, crop=224, head="head.1", fixed=True)
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -267,9 +261,7 @@ def _replace_head(model: nn.Module, head: str, num_classes: int, dropout: float)
     setattr(model, _head_parent(head), nn.Sequential(nn.Dropout(dropout), new))
 
 
-def _load_into(
-    model: nn.Module, state: dict[str, torch.Tensor], arch: str, head: str, source: str
-) -> None:
+def _load_into(model: nn.Module, state: dict[str, torch.Tensor], arch: str, head: str, source: str) -> None:
     """Loads the backbone, and the head where it is ours and has as many classes."""
     own = model.state_dict()
     parent = _head_parent(head)

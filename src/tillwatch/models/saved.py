@@ -151,9 +151,7 @@ class Classifier:
 
     def _frames_of_array(self, array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str | None]:
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
-            raise ClipError(
-                f"a clip is an array of {array.dtype} {array.shape}; it must be uint8 (T, H, W, 3), RGB."
-            )
+            raise ClipError(f"a clip is an array of {array.dtype} {array.shape}; it must be uint8 (T, H, W, 3), RGB.")
         kept = array[frame_indices(len(array), self.spec.num_frames)]
         size = self.spec.preprocessing.resize
         frames = np.stack([np.asarray(resize_frame(Image.fromarray(frame), size)) for frame in kept])
@@ -269,9 +267,7 @@ def choose_device(device: str) -> str:
 
 def eval_transform_of(preprocessing: Preprocessing) -> ClipTransform:
     """Returns the evaluation transform that a spec's preprocessing asks for."""
-    return eval_transform(
-        preprocessing.resize, preprocessing.crop, preprocessing.mean, preprocessing.std
-    )
+    return eval_transform(preprocessing.resize, preprocessing.crop, preprocessing.mean, preprocessing.std)
 
 
 @contextmanager
@@ -342,13 +338,13 @@ def _load_bare(
             std=known.std,
         ),
     )
-    assumptions = (
+    assumption = (
         f"{path.name} does not say how it was trained; assumed: outputs are {', '.join(classes)} in this order, "
         f"{spec.num_frames} frames of every source frame, {known.resize}x{known.resize} cropped to "
-        f"{known.crop}x{known.crop}, normalised as torchvision's weights are. If one is wrong, so are the scores.",
+        f"{known.crop}x{known.crop}, normalised as torchvision's weights are. If one is wrong, so are the scores."
     )
     network = _rebuild(spec, read_state_dict(path), path)
-    return Classifier(network, spec, sha256=sha256_of(path), assumptions=assumptions, device=device)
+    return Classifier(network, spec, sha256=sha256_of(path), assumptions=[assumption], device=device)
 
 
 def _length_warning(spec: ClipSpec, num_frames: int, seconds: float | None) -> str | None:

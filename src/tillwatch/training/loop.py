@@ -120,9 +120,7 @@ def train(data: Path, out: Path, config: TrainConfig, log: RunLog | None = None)
         )
 
 
-def fit(
-    network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLog
-) -> tuple[nn.Module, dict[str, Skip]]:
+def fit(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLog) -> tuple[nn.Module, dict[str, Skip]]:
     """Trains a network; the loop, top to bottom.
 
     Args:
@@ -138,9 +136,7 @@ def fit(
     Raises:
         RunError: if the loss stops being finite.
     """
-    fabric = Fabric(
-        accelerator=job.device, devices=1, precision="32-true" if job.precision == "fp32" else "bf16-mixed"
-    )
+    fabric = Fabric(accelerator=job.device, devices=1, precision="32-true" if job.precision == "fp32" else "bf16-mixed")
     optimizer: Any = torch.optim.Adam(network.parameters(), lr=config.lr)
     scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=0.1, patience=config.lr_patience)
     model, optimizer = fabric.setup(network, optimizer)
@@ -235,9 +231,7 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def validate(
-    network: nn.Module, loader: DataLoader[Any], device: torch.device, skipped: dict[str, Skip]
-) -> _Validated:
+def validate(network: nn.Module, loader: DataLoader[Any], device: torch.device, skipped: dict[str, Skip]) -> _Validated:
     """Mean cross entropy and balanced accuracy, each clip once, in fp32."""
     network.eval()
     logits, labels = [], []
@@ -257,9 +251,7 @@ def validate(
     return _Validated(loss, balanced_accuracy(confusion.numpy()))
 
 
-def make_loaders(
-    job: Job, config: TrainConfig
-) -> tuple[DataLoader[Any], BalancedSampler, DataLoader[Any] | None]:
+def make_loaders(job: Job, config: TrainConfig) -> tuple[DataLoader[Any], BalancedSampler, DataLoader[Any] | None]:
     """Returns the training loader with its sampler, and the validation loader if clips were held out."""
     spec, prep = job.spec, job.spec.preprocessing
 
@@ -349,9 +341,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
     log.say(f"{len(catalog.clips)} clips in {groups} groups: {counts}; the event is {', '.join(event)}")
     log.say(f"{config.arch} on {device} in {precision}, {num_frames} x {crop[0]} x {crop[1]}, {step}")
     workers = max(0, min(4, (os.cpu_count() or 1) - 1)) if config.workers is None else config.workers
-    return Job(
-        spec=spec, catalog=catalog, sides=sides, device=device, precision=precision, workers=workers
-    )
+    return Job(spec=spec, catalog=catalog, sides=sides, device=device, precision=precision, workers=workers)
 
 
 def check_run_folder(out: Path, overwrite: bool) -> None:
@@ -491,5 +481,3 @@ def _write_clips(path: Path, job: Job, skipped: dict[str, Skip] | None = None) -
         {"path": skip.name, "label": skip.name.split("/")[0], "status": f"skipped: {skip.reason}"} for skip in left_out
     ]
     write_csv(path, CLIPS_COLUMNS, sorted(rows, key=lambda row: str(row["path"])))
-
-
