@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
+from torch import nn
 
+from tillwatch.config import TrainConfig
 from tillwatch.data.synthetic import write_video
+from tillwatch.models.backbones import BACKBONES, Backbone
+from tillwatch.training.loop import train
+from tillwatch.training.runlog import RunLog
 
 MakeFrames = Callable[..., Path]
 MakeVideo = Callable[..., Path]
@@ -67,3 +77,107 @@ def frame_root(tmp_path: Path, make_frames: MakeFrames) -> Path:
         for number in range(8):
             make_frames(root / label / f"clip{number}", seed=number, brightness=brightness)
     return root
+
+
+class TinyNet(nn.Module):
+    """A video network of a thousand weights with everything that matters: convolutions in time, batch norm, fc."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv3d(3, 8, (1, 5, 5), stride=(1, 2, 2)), nn.BatchNorm3d(8), nn.ReLU(), nn.Conv3d(8, 8, (3, 1, 1))
+        )
+        self.fc = nn.Linear(8, 400)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        pooled = self.stem(clips).relu().mean((2, 3, 4))
+        out: torch.Tensor = self.fc(pooled)
+        return out
+
+
+class TinyWeights:
+    """Stands where torchvision's weights enum does; nothing is ever served from this address."""
+
+    url = "http://127.0.0.1:9/tinynet-00000000.pth"
+
+    @staticmethod
+    def transforms() -> SimpleNamespace:
+        return SimpleNamespace(mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tiny_backbone() -> Iterator[None]:
+    """Makes ``--arch tinynet`` a network like the others, for tests that need any network, not a good one."""
+    BACKBONES["tinynet"] = Backbone(
+        builder=lambda weights: TinyNet(),
+        weights=TinyWeights,
+        num_frames=4,
+        resize=28,
+        crop=24,
+        head="fc",
+        min_frames=3,
+    )
+    yield
+    del BACKBONES["tinynet"]
+
+
+TINY = {"arch": "tinynet", "weights": "none", "batch_size": 4, "workers": 0, "lr": 1e-2}
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., TrainConfig]:
+    """Returns a function that makes a training configuration of the smallest size: ``tiny_config(epochs=1)``."""
+
+    def make(**options: Any) -> TrainConfig:
+        return TrainConfig(**{**TINY, "epochs": 1, **options})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def quiet() -> Callable[[], RunLog]:
+    """Returns a function that makes a log which keeps what it is told: ``log.console.export_text()``."""
+    return lambda: RunLog(Console(record=True, file=io.StringIO(), width=10_000))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Any, quiet: Any) -> tuple[Path, Path]:
+    """(data, run): a network trained for two epochs on 2 x 12 tiny frame folders of four groups a class."""
+    root = tmp_path_factory.mktemp("tiny")
+    for label, brightness in (("theft", 150), ("normal", 20)):
+        for number in range(12):
+            folder = root / "frames" / label / f"day{number % 4}_{number}"
+            folder.mkdir(parents=True)
+            for t, frame in enumerate(moving_frames(6, seed=number, brightness=brightness)):
+                Image.fromarray(frame).save(folder / f"frame_{t:06d}.jpg")
+    train(root / "frames", root / "run", tiny_config(epochs=2, group_pattern=r"day\d"), quiet())
+    return root / "frames", root / "run"
+
+
+@pytest.fixture
+def make_grey_video() -> MakeVideo:
+    """Returns a function that writes an .mp4 whose frame t is plain grey, 20 + 8 t: `frame_numbers` reads t back.
+
+    ``make_grey_video(path, num_frames=20, fps=10, height=32, width=48, **options of x264)``
+    """
+
+    def make(
+        path: Path, num_frames: int = 20, fps: int = 10, height: int = 32, width: int = 48, **options: str
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        levels = 20 + 8 * np.arange(num_frames).reshape(-1, 1, 1, 1)
+        frames = np.broadcast_to(levels, (num_frames, height, width, 3)).astype(np.uint8)
+        write_video(frames, path, fps=fps, **options)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def frame_numbers() -> Callable[[Any], list[int]]:
+    """Returns a function that tells which frames of a `make_grey_video` these are: coding is 3 levels off at most."""
+
+    def numbers(frames: Any) -> list[int]:
+        return [round((float(np.asarray(frame).mean()) - 20) / 8) for frame in frames]
+
+    return numbers

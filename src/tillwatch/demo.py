@@ -7,6 +7,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tillwatch.clip_spec import FrameStep
 from tillwatch.config import TrainConfig
@@ -24,7 +25,7 @@ CAMERAS = {"train": 24, "validation": 4, "test": 15}
 CLIPS_PER_CAMERA = 8
 
 #: Smaller and faster than the default, so that two cores need minutes; a real task wants the default.
-DEMO_SETTINGS = {
+DEMO_SETTINGS: dict[str, Any] = {
     "num_frames": 8,
     "resize": 56,
     "crop": 48,
@@ -73,6 +74,13 @@ def render_videos(out: Path, seed: int) -> DemoVideos:
     return DemoVideos(folder=videos, split_file=out / "split.csv", unseen=unseen)
 
 
+def extract_frames(videos: DemoVideos, dst: Path, log: RunLog) -> None:
+    """Extracts every frame of the rendered videos."""
+    with log.progress("extracting") as on_clip:
+        settings = Extraction(step=FrameStep())
+        extract(videos.folder, dst, settings, workers=os.cpu_count() or 1, on_clip=on_clip)
+
+
 def run_demo(out: Path, seed: int = 0, overwrite: bool = False, log: RunLog | None = None) -> Evaluation:
     """Runs the main job end to end and says where everything is.
 
@@ -97,22 +105,14 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False, log: RunLog | No
     log.say("   a theft is a deposit played backwards, so no single frame tells the classes apart")
 
     log.say(f"2. extracting their frames: {out / 'frames'}")
-    with log.progress("extracting") as on_clip:
-        settings = Extraction(step=FrameStep())
-        extract(videos.folder, out / "frames", settings, workers=os.cpu_count() or 1, on_clip=on_clip)
+    extract_frames(videos, out / "frames", log)
 
     log.say(
         f"3. training r2plus1d_18 from nothing on {CAMERAS['train']} cameras; "
         f"{CAMERAS['validation']} validate, {CAMERAS['test']} are kept for the test"
     )
     log.say(f"   set for two cores, not for quality: {', '.join(f'{k} {v}' for k, v in DEMO_SETTINGS.items())}")
-    config = TrainConfig(
-        classes=CLASSES,
-        weights="none",
-        split_file=videos.split_file,
-        seed=seed,
-        **DEMO_SETTINGS,  # type: ignore[arg-type]
-    )
+    config = TrainConfig(classes=CLASSES, weights="none", split_file=videos.split_file, seed=seed, **DEMO_SETTINGS)
     evaluation = train(out / "frames", out / "run", config, log)
 
     log.say(f"4. measured on {len(evaluation.scores.clips)} clips of the cameras never trained on:")
