@@ -18,7 +18,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 def readme_example() -> str:
     """The example as it stands in the README: what is promised there is what runs here."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     return next(block for block in blocks if "load_state_dict" in block)
 
 

@@ -48,15 +48,14 @@ def extract(
 
     What is done already is skipped, so an interrupted extraction goes on where it was.
 
-    Parameters
-    ----------
-    src: folder with one folder of videos for each class.
-    dst: where the frames go; made if missing.
-    every: keep every k-th frame.
-    fps: keep frames at about this rate instead.
-    short_side: shrink frames to this short side in pixels.
-    quality: of the JPEGs, 1 to 95.
-    roi: x,y,width,height of the part to keep, in fractions of the frame.
+    Args:
+        src: folder with one folder of videos for each class.
+        dst: where the frames go; made if missing.
+        every: keep every k-th frame.
+        fps: keep frames at about this rate instead.
+        short_side: shrink frames to this short side in pixels.
+        quality: of the JPEGs, 1 to 95.
+        roi: x,y,width,height of the part to keep, in fractions of the frame.
     """
     from tillwatch.clip_spec import FrameStep, Roi
     from tillwatch.data.extraction import Extraction
@@ -69,6 +68,8 @@ def extract(
         quality=quality,
         roi=None if roi is None else Roi.parse(roi),
     )
+    if workers is not None:
+        _at_least_one("--workers", workers)
     log = RunLog()
     with log.progress("extracting") as on_clip:
         report = run_extraction(src, dst, settings, workers=workers or os.cpu_count() or 1, on_clip=on_clip)
@@ -92,10 +93,9 @@ def train(
 ) -> None:
     """Train a classifier on class folders of clips, and measure it on clips held out.
 
-    Parameters
-    ----------
-    data: folder with one folder of clips (frame folders or videos) for each class.
-    out: the run folder to write.
+    Args:
+        data: folder with one folder of clips (frame folders or videos) for each class.
+        out: the run folder to write.
     """
     from tillwatch.training.loop import train as run_training
     from tillwatch.training.runlog import RunLog
@@ -118,13 +118,12 @@ def evaluate(
 ) -> None:
     """Measure a run's model on its own clips or on others.
 
-    Parameters
-    ----------
-    run: the run folder.
-    data: class folders of other clips; the run's own unless given.
-    split: which of the run's clips; those held out for the test unless given.
-    batch_size: clips at a time.
-    device: auto takes a GPU where there is one.
+    Args:
+        run: the run folder.
+        data: class folders of other clips; the run's own unless given.
+        split: which of the run's clips; those held out for the test unless given.
+        batch_size: clips at a time.
+        device: auto takes a GPU where there is one.
     """
     from tillwatch.evaluation.evaluate import evaluate_run
     from tillwatch.models.saved import load_model
@@ -140,12 +139,11 @@ def evaluate(
     print(f"figures and predictions are in {evaluation.folder}")
 
 
-@app.command
+@app.command(usage="Usage: tillwatch predict [OPTIONS] MODEL PATH...")
 def predict(
     model: Path,
-    paths: Annotated[tuple[Path, ...], Parameter(name="PATH", negative=())],
     /,
-    *,
+    *paths: Path,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     arch: str | None = None,
     classes: Names | None = None,
@@ -155,16 +153,15 @@ def predict(
 ) -> None:
     """Score clips: videos, frame folders, or folders of them.
 
-    Parameters
-    ----------
-    model: a run folder, a folder with model.pth and model.json, or a bare .pth.
-    paths: what to score.
-    as_json: print JSON.
-    arch: of a bare .pth.
-    classes: of a bare .pth, in the order of its outputs.
-    event: of a bare .pth, the classes worth an alarm.
-    num_frames: of a bare .pth.
-    device: auto takes a GPU where there is one.
+    Args:
+        model: a run folder, a folder with model.pth and model.json, or a bare .pth.
+        paths: what to score.
+        as_json: print JSON.
+        arch: of a bare .pth.
+        classes: of a bare .pth, in the order of its outputs.
+        event: of a bare .pth, the classes worth an alarm.
+        num_frames: of a bare .pth.
+        device: auto takes a GPU where there is one.
     """
     from tillwatch.data.catalog import expand_paths
     from tillwatch.errors import ClipError
@@ -187,6 +184,8 @@ def predict(
         records.append(_prediction_record(path, prediction))
         if not as_json:
             _print_prediction(path, prediction)
+    if len(failed) == len(records) == 1:
+        raise ClipError(failed[0])
     if as_json:
         print(json.dumps(records, indent=2, ensure_ascii=False))
     for reason in failed:
@@ -204,11 +203,10 @@ def demo(
 ) -> None:
     """Render till-camera videos, train on some cameras, test on others: the whole main job in minutes.
 
-    Parameters
-    ----------
-    out: where videos, frames and the run go.
-    seed: of the rendered videos and of training.
-    overwrite: replace an older demo.
+    Args:
+        out: where videos, frames and the run go.
+        seed: of the rendered videos and of training.
+        overwrite: replace an older demo.
     """
     from tillwatch.demo import run_demo
 

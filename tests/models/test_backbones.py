@@ -68,6 +68,7 @@ def test_head_is_dropout_then_the_networks_own_last_layer(arch: str) -> None:
     assert isinstance(dropout, nn.Dropout)
     assert dropout.p == 0.3
     assert type(last) is type(original)
+    assert isinstance(last.weight, torch.Tensor)
     assert last.weight.shape[0] == 3
     assert out.shape == (2, 3)
 

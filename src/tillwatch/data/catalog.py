@@ -110,14 +110,18 @@ class Search:
     """What lies below a data folder, by its names alone.
 
     Attributes:
+        root: the data folder.
         rows: the rows of clips.csv by path.
+        classes: the classes asked for, or all that are there, in order.
         found: the clips.
         skipped: folders among the clips that hold no image.
         other_files: what is neither a video nor a frame.
         notes: sentences a user should read.
     """
 
+    root: Path
     rows: dict[str, dict[str, str]]
+    classes: tuple[str, ...] = ()
     found: list[Found] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
     other_files: list[str] = field(default_factory=list)
@@ -152,28 +156,36 @@ def find_clips(
         DataError: if there is nothing to use, or ``short`` is "error" and a clip is short.
         ConfigError: if ``classes`` or ``group_pattern`` does not fit what is there.
     """
-    search = search_folder(root, classes)
+    return look_into(
+        search_folder(root, classes),
+        num_frames=num_frames,
+        step=step,
+        short=short,
+        group_pattern=group_pattern,
+    )
+
+
+def look_into(
+    search: Search,
+    *,
+    num_frames: int,
+    step: FrameStep | None = None,
+    short: Literal["repeat", "skip", "error"] = "repeat",
+    group_pattern: str | None = None,
+) -> Catalog:
+    """Looks into each clip that a search found; arguments and errors as :func:`find_clips`."""
     rows, notes = search.rows, search.notes
-    if classes is None:
-        classes = sorted({found.label for found in search.found}, key=natural_key)
-    clips = _look_into(search, num_frames, step or FrameStep())
+    clips = _open_all(search, num_frames, step or FrameStep())
     clips, own_groups = _assign_groups(clips, rows, group_pattern, notes)
     clips, too_short = _treat_short(clips, num_frames, short, notes)
     return Catalog(
         clips=tuple(clips),
-        classes=tuple(classes),
+        classes=search.classes,
         skipped=tuple(search.skipped),
         too_short=too_short,
         notes=tuple(notes),
         own_groups=own_groups,
     )
-
-
-def check_data_folder(root: Path) -> None:
-    """Raises DataError if there is no such folder."""
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"{root} {what}; give the folder that holds one folder of clips for each class.")
 
 
 def search_folder(root: Path, classes: Sequence[str] | None = None) -> Search:
@@ -187,8 +199,10 @@ def search_folder(root: Path, classes: Sequence[str] | None = None) -> Search:
         DataError: if the folder is missing, or it or one of its classes holds no clip.
         ConfigError: if ``classes`` names one that is not there.
     """
-    check_data_folder(root)
-    search = Search(_read_clips_csv(root))
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{root} {what}; give the folder that holds one folder of clips for each class.")
+    search = Search(root, _read_clips_csv(root))
     folders = _class_folders(root, search)
     if classes is not None:
         _check_classes(classes, [*folders, *(row["label"] for row in search.rows.values())], root)
@@ -207,6 +221,7 @@ def search_folder(root: Path, classes: Sequence[str] | None = None) -> Search:
                 f"{root / label} holds no clip; put videos or folders of frames there, "
                 "or name the other classes with --classes."
             )
+    search.classes = tuple(sorted(labels, key=natural_key) if classes is None else classes)
     if search.other_files:
         search.notes.append(f"{_named(search.other_files)} left out: neither a video nor a frame folder.")
     search.found.sort(key=lambda found: natural_key(found.name))
@@ -350,7 +365,7 @@ def _add_rows(root: Path, classes: Sequence[str] | None, search: Search) -> None
         search.notes.append(f"{_named(absent)} left out: listed in {CLIPS_CSV} but not there.")
 
 
-def _look_into(search: Search, num_frames: int, step: FrameStep) -> list[Clip]:
+def _open_all(search: Search, num_frames: int, step: FrameStep) -> list[Clip]:
     def attempt(found: Found) -> Clip | Skip:
         try:
             return _open_clip(found, search.rows.get(found.name, {}), num_frames, step)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event
 from tillwatch.config import TrainConfig, to_yaml
-from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, Skip, check_data_folder, find_clips, too_many_skipped
+from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, Skip, look_into, search_folder, too_many_skipped
 from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.extraction import EXTRACTION_JSON, read_extraction
 from tillwatch.data.loader import evaluation_loader, training_loader
@@ -289,7 +289,13 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
     check_input_size(config.arch, num_frames, crop)
     device = choose_device(config.device)
     precision = _choose_precision(config.precision, device)
-    check_data_folder(data)
+    search = search_folder(data, config.classes)
+    if len(search.classes) < 2:
+        raise DataError(
+            f"{data} has one class only, {search.classes[0]}; a classifier needs clips of something else too, "
+            "in a second class folder."
+        )
+    event = choose_event(search.classes, config.event)
     if config.weights == KINETICS:
         fetch_kinetics(config.arch)
     elif config.weights != "none" and not Path(config.weights).exists():
@@ -297,26 +303,15 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
 
     extraction = read_extraction(data)
     step = _choose_step(config, data, log)
-    catalog = find_clips(
-        data,
-        config.classes,
-        num_frames=num_frames,
-        step=step,
-        short=config.short,
-        group_pattern=config.group_pattern,
+    catalog = look_into(
+        search, num_frames=num_frames, step=step, short=config.short, group_pattern=config.group_pattern
     )
-    if len(catalog.classes) < 2:
-        raise DataError(
-            f"{data} has one class only, {catalog.classes[0]}; a classifier needs clips of something else too, "
-            "in a second class folder."
-        )
     for note in catalog.notes:
         log.note(note)
     for skip in (*catalog.skipped, *catalog.too_short):
         log.note(f"{skip.name} left out: {skip.reason}.")
     if refusal := too_many_skipped(catalog, config.max_skipped):
         raise DataError(refusal)
-    event = choose_event(catalog.classes, config.event)
     sides = _split(catalog, config, log)
     known = backbone(config.arch)
     learnt_from = [clip for clip in catalog.clips if sides[clip.name] == "train"]

@@ -1,0 +1,531 @@
+"""The command line, run for real: what it prints, writes, and says of bad input."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torchvision.models import video
+
+from tillwatch.cli import main
+from tillwatch.config import RECIPES, TrainConfig
+
+TINY = {
+    "--arch": "tinynet",
+    "--weights": "none",
+    "--batch-size": "4",
+    "--workers": "0",
+    "--lr": "1e-2",
+    "--epochs": "1",
+}
+
+
+def tiny(*flags: object) -> list[str]:
+    """Flags of the smallest training, with others added or put in their place."""
+    words = [str(flag) for flag in flags]
+    return [*(word for name, value in TINY.items() if name not in words for word in (name, value)), *words]
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: ``run_cli("train", data, "--out", run)``."""
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        code = exited.value.code
+        assert isinstance(code, int)
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def refused(run_cli: Run) -> Run:
+    """Runs a command that must be refused: code 2, one line on standard error, no traceback."""
+
+    def run(*arguments: object) -> Result:
+        result = run_cli(*arguments)
+        assert result.code == 2, result
+        assert result.err.startswith("tillwatch: error: ")
+        assert result.err.count("\n") == 1, result.err
+        assert "Traceback" not in result.err
+        return result
+
+    return run
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# What works
+
+
+def test_help_and_version_do_without_torch() -> None:
+    code = (
+        "import sys, tillwatch.cli as cli\n"
+        "for words in (['--help'], ['train', '--help'], ['--version']):\n"
+        "    try: cli.main(words)\n"
+        "    except SystemExit as exited: assert exited.code == 0\n"
+        "heavy = {'torch', 'torchvision', 'av', 'sklearn', 'PIL', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout
+
+
+def test_public_names_are_resolved_when_first_used() -> None:
+    code = (
+        "import sys, tillwatch\n"
+        "assert 'torch' not in sys.modules\n"
+        "missing = [name for name in tillwatch.__all__ if not hasattr(tillwatch, name)]\n"
+        "assert not missing, missing\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_flag_of_train_is_a_field_of_its_configuration(run_cli: Run) -> None:
+    helped = run_cli("train", "--help").out
+    for name in TrainConfig.__dataclass_fields__:
+        assert "--" + name.replace("_", "-") in helped
+
+
+def test_videos_to_prediction_by_the_four_commands(
+    tmp_path: Path, make_video: Callable[..., Path], run_cli: Run
+) -> None:
+    for label, brightness in (("theft", 150), ("normal", 20)):
+        for number in range(8):
+            make_video(tmp_path / "videos" / label / f"{number}.mp4", seed=number, brightness=brightness)
+    extracted = run_cli("extract", tmp_path / "videos", tmp_path / "frames", "--every", "2", "--workers", "1")
+    assert "16 clips written" in extracted.out
+    trained = run_cli("train", tmp_path / "frames", "--out", tmp_path / "run", *tiny("--epochs", "8"))
+    assert trained.code == 0
+    assert "precision" in trained.out
+    assert "recall" in trained.out
+
+    evaluated = run_cli("evaluate", tmp_path / "run", "--workers", "0")
+    assert evaluated.out.count("support") == 1
+    before = rows_of(tmp_path / "run" / "predictions.csv")
+    assert {row["split"] for row in before} == {"validation", "test"}
+
+    clip = tmp_path / "videos" / "theft" / "0.mp4"
+    predicted = run_cli("predict", tmp_path / "run", clip)
+    assert f"{clip}: theft (normal 0." in predicted.out
+    records = json.loads(run_cli("predict", tmp_path / "run", "--json", clip, tmp_path / "frames" / "normal").out)
+    assert len(records) == 9
+    assert records[0]["predicted"] == "theft"
+    assert records[0]["is_event"] is True
+    assert records[0]["event_probability"] == records[0]["probabilities"]["theft"]
+    assert [record["predicted"] for record in records[1:]] == ["normal"] * 8
+    assert records[3]["path"] == str(tmp_path / "frames" / "normal" / "2")
+
+
+def test_evaluating_again_writes_the_same_files(tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    names = ("predictions.csv", "evaluation.json", "classification_report.txt")
+    before = {name: (run / name).read_text(encoding="utf-8") for name in names}
+    for name in names:
+        (run / name).unlink()
+    run_cli("evaluate", run, "--workers", "0")
+    assert {name: (run / name).read_text(encoding="utf-8") for name in names} == before
+
+
+def test_other_splits_are_written_beside_and_marked(tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    before = (run / "evaluation.json").read_text(encoding="utf-8")
+    result = run_cli("evaluate", run, "--split", "train", "--workers", "0")
+    assert "no estimate" in result.out
+    record = json.loads((run / "evaluations" / "train" / "evaluation.json").read_text(encoding="utf-8"))
+    assert record["split"] == "train"
+    assert "no estimate" in record["notes"][0]
+    assert {row["split"] for row in rows_of(run / "evaluations" / "train" / "predictions.csv")} == {"train"}
+    assert (run / "evaluation.json").read_text(encoding="utf-8") == before
+    run_cli("evaluate", run, "--split", "all", "--workers", "0")
+    assert len(rows_of(run / "evaluations" / "all" / "predictions.csv")) == 24
+
+
+def test_other_data_is_evaluated_whole_and_warned_of(tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run) -> None:
+    data, run = tmp_path / "other", tmp_path / "run"
+    shutil.copytree(tiny_run[0], data)
+    shutil.copytree(tiny_run[1], run)
+    (data / "unknown").mkdir()
+    shutil.copytree(data / "theft" / "day0_0", data / "unknown" / "x")
+    result = run_cli("evaluate", run, data, "--workers", "0")
+    record = json.loads((run / "evaluations" / "other-all" / "evaluation.json").read_text(encoding="utf-8"))
+    assert record["clips"] == 24
+    assert "bear the names of training clips" in result.out
+    assert "'unknown' left out" in result.out
+    run_cli("evaluate", run, data, "--split", "test", "--workers", "0")
+    test_rows = rows_of(run / "evaluations" / "other-test" / "predictions.csv")
+    assert test_rows == rows_of(run / "predictions.csv")
+
+
+def test_configuration_file_is_overridden_by_flags_and_overrides_the_recipe(
+    tmp_path: Path, frame_root: Path, run_cli: Run
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("recipe: original\nepochs: 1\nseed: 5\nlr: 1e-2\nbatch-size: 4\nworkers: 0\n", encoding="utf-8")
+    flags = ["--config", file, "--arch", "tinynet", "--weights", "none", "--num-frames", "4", "--seed", "6"]
+    result = run_cli("train", frame_root, "--out", tmp_path / "run", *flags, "--resize", "28", "--crop", "24")
+    assert result.code == 0, result.err
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    assert written["seed"] == 6, "the flag"
+    assert written["lr"] == 1e-2, "the file"
+    assert written["every"] == RECIPES["original"]["every"], "the recipe"
+    assert written["dropout"] == 0.5, "the default"
+
+
+def test_config_yaml_of_a_run_repeats_it(tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run) -> None:
+    result = run_cli("train", "--config", tiny_run[1] / "config.yaml", "--out", tmp_path / "again")
+    assert result.code == 0, result.err
+    for name in ("predictions.csv", "clips.csv", "evaluation.json"):
+        assert (tmp_path / "again" / name).read_text("utf-8") == (tiny_run[1] / name).read_text("utf-8")
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path, frame_root: Path, run_cli: Run) -> None:
+    flags = ["train", frame_root, "--out", tmp_path / "run", *tiny()]
+    assert run_cli(*flags).code == 0
+    (tmp_path / "run" / "old").write_text("old", encoding="utf-8")
+    assert run_cli(*flags, "--overwrite").code == 0
+    assert not (tmp_path / "run" / "old").exists()
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.docx").write_text("precious", encoding="utf-8")
+    assert run_cli(*flags, "--overwrite").code == 2
+    assert (tmp_path / "run" / "thesis.docx").read_text(encoding="utf-8") == "precious"
+
+
+# Labels: on disk, in --classes and in the alphabet the order differs
+
+
+def test_every_path_reports_the_right_name_and_event(
+    tmp_path: Path, make_frames: Callable[..., Path], run_cli: Run
+) -> None:
+    """Three classes told apart by brightness; their order on disk, in --classes and alphabetically all differ."""
+    brightness = {"zebra": 200, "none": 20, "apple": 110}  # made in this order
+    for label, level in brightness.items():
+        for number in range(8):
+            make_frames(tmp_path / "data" / label / f"{number}", num_frames=4, seed=number, brightness=level)
+    classes = ["none", "zebra", "apple"]
+    assert classes not in (sorted(classes), list(brightness))
+    run = tmp_path / "run"
+    flags = tiny("--epochs", "25", "--classes", ",".join(classes), "--event", "zebra")
+    assert run_cli("train", tmp_path / "data", "--out", run, *flags).code == 0
+
+    record = json.loads((run / "model.json").read_text(encoding="utf-8"))
+    assert (record["classes"], record["event"]) == (classes, ["zebra"])
+    rows = rows_of(run / "predictions.csv")
+    assert list(rows[0])[-3:] == ["p_none", "p_zebra", "p_apple"]
+    assert all(row["predicted"] == row["label"] == row["path"].split("/")[0] for row in rows)
+    evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["event_auroc"] == 1.0
+    assert evaluation["confusion_matrix"]["classes"] == classes
+    for label in classes:
+        clip = json.loads(run_cli("predict", run, "--json", tmp_path / "data" / label / "3").out)[0]
+        assert clip["predicted"] == label
+        assert clip["event_probability"] == clip["probabilities"]["zebra"]
+        assert clip["is_event"] == (label == "zebra")
+    run_cli("evaluate", run, "--split", "all", "--workers", "0")
+    everything = json.loads((run / "evaluations" / "all" / "evaluation.json").read_text(encoding="utf-8"))
+    assert everything["confusion_matrix"]["rows_true"] == [[8, 0, 0], [0, 8, 0], [0, 0, 8]]
+
+
+# Bad input
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lr", "nan"], "--lr is nan; it must be a positive number"),
+        (["--lr", "-1"], "--lr is -1.0"),
+        (["--num-frames", "0"], "--num-frames is 0; it must be at least 1"),
+        (["--epochs", "0"], "--epochs is 0"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--dropout", "1"], "--dropout is 1.0"),
+        (["--max-skipped", "5"], "--max-skipped is 5.0; it must be a share"),
+        (["--crop", "64", "--resize", "32"], "--crop 64 is larger than --resize 32"),
+        (["--crop", "64"], "--crop 64 is larger than --resize 28"),
+        (["--lerning-rate", "1"], "Unknown option: --lerning-rate."),
+        (["--epoch", "1"], "Unknown option: --epoch. Did you mean --epochs?"),
+        (["--epochs", "many"], 'unable to convert "many" into int'),
+        (["--recipe", "orignal"], 'Did you mean "original"?'),
+        (["--arch", "r2plus1d_81"], "Did you mean 'r2plus1d_18'?"),
+        (["--weights", "/no/such.pth"], "--weights is '/no/such.pth'"),
+        (["--every", "2", "--fps", "5"], "--every and --fps exclude each other"),
+        (["--no-hold-out"], "--no-hold-out leaves nothing to validate on"),
+        (["--save-as", "a/b.pth"], "--save-as is 'a/b.pth'"),
+        (["--classes", "theft,norml"], "--classes names 'norml', but"),
+        (["--classes", "theft,norml"], "Did you mean 'normal'?"),
+        (["--classes", "theft,theft"], "names a class twice"),
+        (["--classes", "theft"], "one class only, theft"),
+        (["--event", "normall"], "--event names 'normall', but the classes are normal, theft"),
+        (["--group-pattern", "("], "is no regular expression"),
+        (["--group-pattern", "camera"], "matches none of the clips' names"),
+        (["--short", "error", "--num-frames", "13"], "fewer than 13 frames in 16"),
+        (["--split-file", "/no/such.csv"], "--split-file /no/such.csv cannot be read"),
+        (["--config", "/no/such.yaml"], "--config /no/such.yaml cannot be read"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    frame_root: Path, out: Path, refused: Run, flags: list[str], message: str
+) -> None:
+    assert message in refused("train", frame_root, "--out", out, *tiny(*flags)).err
+    assert not out.exists()
+
+
+def test_all_problems_of_a_configuration_are_named_at_once(frame_root: Path, out: Path, refused: Run) -> None:
+    error = refused("train", frame_root, "--out", out, "--lr", "0", "--epochs", "0", "--dropout", "2").err
+    assert all(flag in error for flag in ("--lr is 0.0", "--epochs is 0", "--dropout is 2.0"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate: 1\n", "unknown key 'lerning_rate'"),
+        ("batch_sise: 4\n", "Did you mean 'batch_size'?"),
+        ("- 1\n- 2\n", "must hold lines of the form key: value"),
+        ("lr: [1\n", "is no YAML"),
+        ("lr: fast\n", "[lr]"),
+        ("recipe: fastest\n", "[recipe]"),
+        ("\x00\x01", "is no YAML"),
+        ("lr: .nan\n", "--lr is nan"),
+    ],
+)
+def test_bad_configuration_files_are_refused(
+    frame_root: Path, out: Path, tmp_path: Path, refused: Run, text: str, message: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text, encoding="utf-8")
+    flags = ["--arch", "tinynet", "--weights", "none", "--config", file]
+    assert message in refused("train", frame_root, "--out", out, *flags).err
+    assert not out.exists()
+
+
+def test_missing_data_is_refused(tmp_path: Path, out: Path, refused: Run) -> None:
+    assert "nowhere does not exist" in refused("train", tmp_path / "nowhere", "--out", out, *tiny()).err
+    file = tmp_path / "file"
+    file.touch()
+    assert "is not a folder" in refused("train", file, "--out", out, *tiny()).err
+    (tmp_path / "hollow").mkdir()
+    assert "no class folder" in refused("train", tmp_path / "hollow", "--out", out, *tiny()).err
+    assert "requires an argument" in refused("train", "--out", out).err
+
+
+def test_empty_class_folder_is_refused_by_name(frame_root: Path, out: Path, refused: Run) -> None:
+    (frame_root / "shoplifting").mkdir()
+    error = refused("train", frame_root, "--out", out, *tiny()).err
+    assert f"{frame_root / 'shoplifting'} holds no clip" in error
+
+
+def test_one_class_only_is_refused(frame_root: Path, out: Path, refused: Run) -> None:
+    shutil.rmtree(frame_root / "normal")
+    assert "one class only, theft" in refused("train", frame_root, "--out", out, *tiny()).err
+
+
+def test_ambiguous_event_asks(frame_root: Path, out: Path, refused: Run) -> None:
+    (frame_root / "normal").rename(frame_root / "buying")
+    error = refused("train", frame_root, "--out", out, *tiny()).err
+    assert "which of the classes buying, theft is the event" in error
+    assert "--event CLASS" in error
+
+
+def test_class_folder_that_is_not_asked_for_is_named(frame_root: Path, out: Path, run_cli: Run) -> None:
+    shutil.copytree(frame_root / "theft", frame_root / "other")
+    result = run_cli("train", frame_root, "--out", out, *tiny("--classes", "theft,normal"))
+    assert result.code == 0
+    assert "folder 'other' left out: it is not in --classes" in result.out
+    assert len(rows_of(out / "clips.csv")) == 16
+
+
+def test_a_few_damaged_clips_are_named_counted_and_left_out(frame_root: Path, out: Path, run_cli: Run) -> None:
+    (frame_root / "theft" / "empty.mp4").touch()
+    whole = frame_root / "normal" / "clip3" / "frame_000000.jpg"
+    whole.write_bytes(whole.read_bytes()[:-300])
+    Image.new("RGB", (20, 20)).save(frame_root / "theft" / "clip5" / "frame_000011.jpg")
+    (frame_root / "normal" / "clip1" / "notes.txt").write_text("a text among frames", encoding="utf-8")
+    result = run_cli("train", frame_root, "--out", out, *tiny("--num-frames", "12"))
+    assert result.code == 0, result.err
+    status = {row["path"]: row["status"] for row in rows_of(out / "clips.csv")}
+    assert len(status) == 17
+    assert status["theft/empty.mp4"] == "skipped: the file is empty"
+    assert "truncated" in status["normal/clip3"]
+    assert "frames of two sizes" in status["theft/clip5"]
+    assert status["normal/clip1"] == "ok"
+    assert "normal/clip1/notes.txt) left out" in result.out
+    for name in ("theft/empty.mp4", "normal/clip3", "theft/clip5"):
+        assert f"{name} left out: " in result.out
+
+
+def test_many_damaged_clips_stop_training_before_it_starts(frame_root: Path, out: Path, refused: Run) -> None:
+    for number in range(4):
+        (frame_root / "theft" / f"broken{number}.mp4").touch()
+    error = refused("train", frame_root, "--out", out, *tiny()).err
+    assert "4 of 20 clips are damaged, over the 5% that --max-skipped allows" in error
+    assert "theft/broken0.mp4: the file is empty" in error
+    assert not out.exists()
+
+
+def test_max_skipped_allows_more(frame_root: Path, out: Path, run_cli: Run) -> None:
+    for number in range(4):
+        (frame_root / "theft" / f"broken{number}.mp4").touch()
+    assert run_cli("train", frame_root, "--out", out, *tiny("--max-skipped", "0.2")).code == 0
+
+
+def test_names_with_spaces_and_non_ascii_letters_go_through(
+    tmp_path: Path, make_video: Callable[..., Path], run_cli: Run
+) -> None:
+    for label in ("Überfall am Tag", "nörmal"):
+        for number in range(4):
+            make_video(tmp_path / "süd strasse" / label / f"caméra {number} 店.mp4", num_frames=5, seed=number)
+    frames, run = tmp_path / "bilder ü", tmp_path / "lauf 1"
+    assert run_cli("extract", tmp_path / "süd strasse", frames, "--workers", "1").code == 0
+    flags = tiny("--event", "Überfall am Tag")
+    assert run_cli("train", frames, "--out", run, *flags).code == 0
+    assert "Überfall am Tag/caméra 0 店" in {row["path"] for row in rows_of(run / "clips.csv")}
+    clip = tmp_path / "süd strasse" / "nörmal" / "caméra 3 店.mp4"
+    record = json.loads(run_cli("predict", run, "--json", clip).out)[0]
+    assert set(record["probabilities"]) == {"Überfall am Tag", "nörmal"}
+
+
+def test_folder_linked_to_itself_is_named_and_not_followed(frame_root: Path, out: Path, run_cli: Run) -> None:
+    (frame_root / "theft" / "loop").symlink_to(frame_root / "theft")
+    (frame_root / "again").symlink_to(frame_root)
+    result = run_cli("train", frame_root, "--out", out, *tiny())
+    assert result.code == 0, result.err
+    assert "theft/loop left out: it is a link that leads back" in result.out
+    assert "folder 'again' left out: it is a link that leads back" in result.out
+    assert len(rows_of(out / "clips.csv")) == 16
+
+
+def test_existing_run_is_not_touched(tiny_run: tuple[Path, Path], refused: Run) -> None:
+    before = (tiny_run[1] / "model.pth").stat().st_mtime_ns
+    error = refused("train", tiny_run[0], "--out", tiny_run[1], *tiny()).err
+    assert "exists already" in error
+    assert "--overwrite" in error
+    assert (tiny_run[1] / "model.pth").stat().st_mtime_ns == before
+
+
+def test_unwritable_run_is_refused(frame_root: Path, tmp_path: Path, refused: Run) -> None:
+    (tmp_path / "file").touch()
+    error = refused("train", frame_root, "--out", tmp_path / "file" / "run", *tiny()).err
+    assert "cannot be written" in error
+    assert "is not a folder" in refused("train", frame_root, "--out", tmp_path / "file", *tiny()).err
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
+def test_read_only_parent_is_refused(frame_root: Path, tmp_path: Path, refused: Run) -> None:
+    (tmp_path / "closed").mkdir(mode=0o555)
+    assert "cannot be written" in refused("train", frame_root, "--out", tmp_path / "closed" / "run", *tiny()).err
+
+
+class _Marker:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_weights_with_code_are_refused_and_not_executed(
+    frame_root: Path, out: Path, tmp_path: Path, refused: Run
+) -> None:
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(_Marker(tmp_path / "executed")))
+    flags = tiny("--weights", tmp_path / "evil.pth")
+    assert "never executed" in refused("train", frame_root, "--out", out, *flags).err
+    assert not (tmp_path / "executed").exists()
+    assert not out.exists()
+
+
+def test_weights_of_another_network_are_refused_by_name(
+    frame_root: Path, out: Path, tmp_path: Path, refused: Run
+) -> None:
+    buffer = io.BytesIO()
+    torch.save(video.r3d_18(weights=None).state_dict(), buffer)
+    (tmp_path / "w.pth").write_bytes(buffer.getvalue())
+    error = refused("train", frame_root, "--out", out, *tiny("--weights", tmp_path / "w.pth")).err
+    assert "are for r3d_18, not for tinynet; say --arch r3d_18" in error
+
+
+def test_default_weights_without_a_network_fail_with_advice(
+    frame_root: Path, out: Path, tmp_path: Path, refused: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    error = refused("train", frame_root, "--out", out, "--arch", "tinynet").err
+    assert "place tinynet-00000000.pth in" in error
+    assert "--weights none" in error
+    assert not out.exists()
+
+
+def test_bad_predictions_are_refused(tiny_run: tuple[Path, Path], tmp_path: Path, refused: Run, run_cli: Run) -> None:
+    data, run = tiny_run
+    clip = data / "theft" / "day0_0"
+    assert "nowhere does not exist" in refused("predict", run, tmp_path / "nowhere").err
+    assert "does not exist" in refused("predict", tmp_path / "nowhere", clip).err
+    assert "--arch and --classes" in refused("predict", run / "model.pth", clip).err
+    assert "is for" not in refused("predict", run, clip, "--arch", "tinynet").out
+    (tmp_path / "hollow").mkdir()
+    assert "holds no frames, no video" in refused("predict", run, tmp_path / "hollow").err
+    mixed = run_cli("predict", run, tmp_path / "nowhere", clip)
+    assert mixed.code == 0
+    assert f"{clip}: " in mixed.out
+    assert "left out: " in mixed.err
+    bare = run_cli("predict", run / "model.pth", clip, "--arch", "tinynet", "--classes", "normal,theft")
+    assert bare.code == 0
+    assert "assumed" in bare.err
+
+
+def test_bad_extractions_are_refused(tmp_path: Path, make_video: Callable[..., Path], refused: Run) -> None:
+    make_video(tmp_path / "videos" / "a" / "1.mp4")
+    for flags, message in (
+        (["--every", "0"], "--every is 0"),
+        (["--fps", "-3"], "--fps is -3.0"),
+        (["--every", "2", "--fps", "3"], "exclude each other"),
+        (["--quality", "200"], "--quality is 200"),
+        (["--short-side", "2"], "--short-side is 2"),
+        (["--roi", "1,2,3"], "--roi is '1,2,3'"),
+        (["--roi", "0.5,0,0.6,1"], "inside it"),
+        (["--roi", "nan,0,1,1"], "inside it"),
+        (["--workers", "-1"], "--workers is -1"),
+    ):
+        assert message in refused("extract", tmp_path / "videos", tmp_path / "frames", *flags).err
+        assert not (tmp_path / "frames").exists()
+    (tmp_path / "dark" / "a").mkdir(parents=True)
+    (tmp_path / "dark" / "a" / "1.mp4").touch()
+    assert "none of 1 videos could be read" in refused("extract", tmp_path / "dark", tmp_path / "f").err
