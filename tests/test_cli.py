@@ -186,7 +186,7 @@ def test_other_data_is_evaluated_whole_and_warned_of(tiny_run: tuple[Path, Path]
     record = json.loads((run / "evaluations" / "other-all" / "evaluation.json").read_text(encoding="utf-8"))
     assert record["clips"] == 24
     assert "bear the names of training clips" in result.out
-    assert "'unknown' left out" in result.out
+    assert "folder 'unknown' left out: it is none of the classes normal, theft" in result.out
     run_cli("evaluate", run, data, "--split", "test", "--workers", "0")
     test_rows = rows_of(run / "evaluations" / "other-test" / "predictions.csv")
     assert test_rows == rows_of(run / "predictions.csv")
@@ -370,7 +370,7 @@ def test_class_folder_that_is_not_asked_for_is_named(frame_root: Path, out: Path
     shutil.copytree(frame_root / "theft", frame_root / "other")
     result = run_cli("train", frame_root, "--out", out, *tiny("--classes", "theft,normal"))
     assert result.code == 0
-    assert "folder 'other' left out: it is not in --classes" in result.out
+    assert "folder 'other' left out: it is none of the classes theft, normal" in result.out
     assert len(rows_of(out / "clips.csv")) == 16
 
 

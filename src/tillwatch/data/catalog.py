@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from tillwatch.files import read_csv
 
 CLIPS_CSV = "clips.csv"
 
-_NAMED_AT_MOST = 5
+_NAMED_AT_MOST = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +188,13 @@ def look_into(
     )
 
 
-def search_folder(root: Path, classes: Sequence[str] | None = None) -> Search:
+def search_folder(root: Path, classes: Sequence[str] | None = None, *, absent_ok: bool = False) -> Search:
     """Finds the clips below a data folder without opening any.
 
     Args:
         root: the data folder, laid out as :func:`find_clips` says.
         classes: the classes to look for; None for all.
+        absent_ok: whether some of ``classes`` may be missing.
 
     Raises:
         DataError: if the folder is missing, or it or one of its classes holds no clip.
@@ -204,17 +205,23 @@ def search_folder(root: Path, classes: Sequence[str] | None = None) -> Search:
         raise DataError(f"{root} {what}; give the folder that holds one folder of clips for each class.")
     search = Search(root, _read_clips_csv(root))
     folders = _class_folders(root, search)
+    present = dict.fromkeys([*folders, *(row["label"] for row in search.rows.values() if row["label"])])
+    if classes is not None and absent_ok:
+        search.notes.extend(f"no clip of {label!r} is in {root}." for label in classes if label not in present)
+        classes = [label for label in classes if label in present]
     if classes is not None:
-        _check_classes(classes, [*folders, *(row["label"] for row in search.rows.values())], root)
+        _check_classes(classes, present, root)
     for label, folder in folders.items():
         if classes is None or label in classes:
             _search_class_folder(label, folder, search)
         else:
-            search.notes.append(f"folder {label!r} left out: it is not in --classes.")
+            search.notes.append(f"folder {label!r} left out: it is none of the classes {', '.join(classes)}.")
     _add_rows(root, classes, search)
     labels = {found.label for found in search.found}
-    if not folders and not labels:
+    if not present:
         raise DataError(f"{root} holds no class folder; put the clips of each class into a folder of its name.")
+    if classes is not None and not classes:
+        raise DataError(f"{root} holds none of the classes asked for; it has {', '.join(present)}.")
     for label in folders if classes is None else classes:
         if label not in labels:
             raise DataError(
@@ -487,8 +494,7 @@ def _read_clips_csv(root: Path) -> dict[str, dict[str, str]]:
     return by_path
 
 
-def _check_classes(classes: Sequence[str], present: Iterable[str], root: Path) -> None:
-    present = dict.fromkeys(name for name in present if name)
+def _check_classes(classes: Sequence[str], present: Collection[str], root: Path) -> None:
     if len(set(classes)) != len(classes):
         raise ConfigError(f"--classes {','.join(classes)} names a class twice.")
     for name in classes:

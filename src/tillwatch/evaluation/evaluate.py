@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import ClipSpec
-from tillwatch.data.catalog import CLIPS_CSV, Clip, Skip, find_clips
+from tillwatch.data.catalog import CLIPS_CSV, Clip, Skip, look_into, search_folder
 from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.loader import evaluation_loader
 from tillwatch.data.splits import SIDES
@@ -267,16 +267,10 @@ def evaluate_run(
 
 
 def _clips_below(root: Path, spec: ClipSpec) -> tuple[list[Clip], list[str], tuple[Skip, ...]]:
-    catalog = find_clips(root, None, num_frames=spec.num_frames, step=spec.step)
-    unknown = [name for name in catalog.classes if name not in spec.classes]
-    notes = [f"folder {name!r} left out: the model knows no such class." for name in unknown]
-    clips = [clip for clip in catalog.clips if clip.label in spec.classes]
-    if not clips:
-        raise DataError(
-            f"{root} holds no clip of the model's classes {', '.join(spec.classes)}; it has "
-            f"{', '.join(catalog.classes)}."
-        )
-    return clips, notes, tuple(s for s in catalog.skipped if s.name.split("/")[0] in spec.classes)
+    search = search_folder(root, spec.classes, absent_ok=True)
+    notes = list(search.notes)
+    catalog = look_into(search, num_frames=spec.num_frames, step=spec.step)
+    return list(catalog.clips), notes, catalog.skipped
 
 
 def _data_of(run: Path) -> Path:

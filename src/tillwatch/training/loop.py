@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 
 from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event
 from tillwatch.config import TrainConfig, to_yaml
-from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, Skip, look_into, search_folder, too_many_skipped
+from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, Search, Skip, look_into, search_folder, too_many_skipped
 from tillwatch.data.dataset import VideoFrameDataset
-from tillwatch.data.extraction import EXTRACTION_JSON, read_extraction
+from tillwatch.data.extraction import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.loader import evaluation_loader, training_loader
 from tillwatch.data.sampler import BalancedSampler, derive_seed
 from tillwatch.data.splits import missing_classes, read_split_file, split_clips
@@ -302,7 +302,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
         raise ConfigError(f"--weights is {config.weights!r}; it must be {KINETICS}, none, or a path that exists.")
 
     extraction = read_extraction(data)
-    step = _choose_step(config, data, log)
+    step = _choose_step(config, search, extraction, log)
     catalog = look_into(
         search, num_frames=num_frames, step=step, short=config.short, group_pattern=config.group_pattern
     )
@@ -312,6 +312,9 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
         log.note(f"{skip.name} left out: {skip.reason}.")
     if refusal := too_many_skipped(catalog, config.max_skipped):
         raise DataError(refusal)
+    for label, count in catalog.class_counts.items():
+        if not count:
+            raise DataError(f"no clip of {label!r} can be used; each was left out for the reason given above.")
     sides = _split(catalog, config, log)
     known = backbone(config.arch)
     learnt_from = [clip for clip in catalog.clips if sides[clip.name] == "train"]
@@ -393,17 +396,17 @@ def _choose_precision(precision: str, device: str) -> Literal["fp32", "bf16"]:
     return "bf16" if precision == "bf16" else "fp32"
 
 
-def _choose_step(config: TrainConfig, data: Path, log: RunLog) -> FrameStep:
+def _choose_step(config: TrainConfig, search: Search, extraction: Extraction | None, log: RunLog) -> FrameStep:
     """What was asked for; else what the frames were extracted with; else every frame."""
     if config.every is not None or config.fps is not None:
         return FrameStep(every=config.every or 1, fps=config.fps)
-    extraction = read_extraction(data)
     if extraction is not None:
         return extraction.step
-    log.note(
-        f"no {EXTRACTION_JSON} in {data}: frames are taken to be every frame of their videos. If they are every "
-        "5th, say --every 5, so that videos are later read likewise."
-    )
+    if not all(found.is_video for found in search.found):
+        log.note(
+            f"no {EXTRACTION_JSON} in {search.root}: frames are taken to be every frame of their videos. If they are "
+            "every 5th, say --every 5, so that videos are later read likewise."
+        )
     return FrameStep()
 
 
