@@ -57,8 +57,8 @@ class FrameStep:
     fps: float | None = None
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ConfigError(f"--every is {self.every}; it must be at least 1.")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise ConfigError(f"--every is {self.every}; it must be a whole number, at least 1.")
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
             raise ConfigError(f"--fps is {self.fps}; it must be a positive number.")
         if self.fps is not None and self.every != 1:
@@ -198,7 +198,8 @@ class Preprocessing:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"model.json: its preprocessing steps are malformed ({error!r}).") from None
-        if preprocessing.to_steps() != [dict(step) for step in steps]:
+        larger = preprocessing.crop[0] > preprocessing.resize[0] or preprocessing.crop[1] > preprocessing.resize[1]
+        if larger or preprocessing.to_steps() != [dict(step) for step in steps]:
             raise ModelError(
                 "model.json: its preprocessing steps are not ones that this version of Tillwatch carries out."
             )
@@ -294,8 +295,10 @@ class ClipSpec:
         except (TypeError, ValueError, AttributeError, ConfigError) as error:
             raise ModelError(f"model.json is malformed: {error}") from None
         unknown = sorted(set(spec.event) - set(spec.classes))
-        if unknown or not spec.event or len(set(spec.classes)) != len(spec.classes):
-            raise ModelError(f"model.json is malformed: classes {list(spec.classes)}, event {list(spec.event)}.")
+        if isinstance(data["classes"], str) or unknown or not spec.event or len(set(spec.classes)) != len(spec.classes):
+            raise ModelError(f"model.json is malformed: classes {data['classes']}, event {data['event']}.")
+        if spec.num_frames < 1 or spec.num_frames != data["num_frames"]:
+            raise ModelError(f"model.json is malformed: num_frames is {data['num_frames']}.")
         return spec
 
 

@@ -30,7 +30,7 @@ DEMO_SETTINGS: dict[str, Any] = {
     "resize": 56,
     "crop": 48,
     "batch_size": 8,
-    "epochs": 7,
+    "epochs": 6,
     "lr": 5e-4,
 }
 

@@ -55,9 +55,17 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Reads rows under a header, with or without a byte order mark, as text."""
+    """Reads rows under a header, with or without a byte order mark, as text.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is no CSV in UTF-8.
+    """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
+        try:
+            return [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
 
 
 def _umask() -> int:

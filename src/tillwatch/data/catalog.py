@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -117,6 +118,7 @@ class Search:
         skipped: folders among the clips that hold no image.
         other_files: what is neither a video nor a frame.
         notes: sentences a user should read.
+        covered: videos left out because their frames are there.
     """
 
     root: Path
@@ -126,6 +128,7 @@ class Search:
     skipped: list[Skip] = field(default_factory=list)
     other_files: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    covered: set[str] = field(default_factory=set)
 
 
 def find_clips(
@@ -174,14 +177,18 @@ def look_into(
     group_pattern: str | None = None,
 ) -> Catalog:
     """Looks into each clip that a search found; arguments and errors as :func:`find_clips`."""
-    rows, notes = search.rows, search.notes
-    clips = _open_all(search, num_frames, step or FrameStep())
+    rows, notes = search.rows, list(search.notes)
+    clips, damaged = _open_all(search, num_frames, step or FrameStep())
+    skipped = (*search.skipped, *damaged)
+    if not clips:
+        reasons = "; ".join(f"{skip.name}: {skip.reason}" for skip in skipped[:_NAMED_AT_MOST])
+        raise DataError(f"{search.root} holds no clip that can be read: {reasons}.")
     clips, own_groups = _assign_groups(clips, rows, group_pattern, notes)
     clips, too_short = _treat_short(clips, num_frames, short, notes)
     return Catalog(
         clips=tuple(clips),
         classes=search.classes,
-        skipped=tuple(search.skipped),
+        skipped=skipped,
         too_short=too_short,
         notes=tuple(notes),
         own_groups=own_groups,
@@ -211,6 +218,8 @@ def search_folder(root: Path, classes: Sequence[str] | None = None, *, absent_ok
         classes = [label for label in classes if label in present]
     if classes is not None:
         _check_classes(classes, present, root)
+    if classes is None:
+        folders = _without_storage(folders, search.rows)
     for label, folder in folders.items():
         if classes is None or label in classes:
             _search_class_folder(label, folder, search)
@@ -230,7 +239,7 @@ def search_folder(root: Path, classes: Sequence[str] | None = None, *, absent_ok
             )
     search.classes = tuple(sorted(labels, key=natural_key) if classes is None else classes)
     if search.other_files:
-        search.notes.append(f"{_named(search.other_files)} left out: neither a video nor a frame folder.")
+        search.notes.append(f"{count_and_names(search.other_files)} left out: neither a video nor a frame folder.")
     search.found.sort(key=lambda found: natural_key(found.name))
     return search
 
@@ -268,13 +277,13 @@ def expand_paths(paths: Sequence[Path]) -> list[Path]:
     """
     expanded: list[Path] = []
     for path in paths:
-        if not path.is_dir() or any(is_frame_file(entry) for entry in path.iterdir()):
+        if not path.is_dir() or _holds_frames(path):
             expanded.append(path)
             continue
         inside = [
             entry
             for entry in path.iterdir()
-            if is_video_file(entry) or (entry.is_dir() and any(map(is_frame_file, entry.iterdir())))
+            if is_video_file(entry) or (entry.is_dir() and not entry.name.startswith(".") and _holds_frames(entry))
         ]
         if not inside:
             raise DataError(f"{path} holds no frames, no video and no folder of frames.")
@@ -314,9 +323,24 @@ def _class_folders(root: Path, search: Search) -> dict[str, Path]:
     return folders
 
 
+def _without_storage(folders: Mapping[str, Path], rows: Mapping[str, Mapping[str, str]]) -> dict[str, Path]:
+    """Leaves out folders that are no class: clips.csv gives all clips in them labels other than their name."""
+    labels = {row["label"] for row in rows.values()}
+    suspects = {name.split("/")[0] for name, row in rows.items() if row["label"]} - labels
+
+    def is_storage(name: str, folder: Path) -> bool:
+        inside = (e for e in folder.iterdir() if is_video_file(e) or (e.is_dir() and _holds_frames(e)))
+        return name in suspects and all(f"{name}/{entry.name}" in rows for entry in inside)
+
+    return {name: folder for name, folder in folders.items() if not is_storage(name, folder)}
+
+
 def _search_class_folder(label: str, folder: Path, search: Search) -> None:
-    entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
-    frame_folders = {entry.name for entry in entries if entry.is_dir()}
+    try:
+        entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed ({error.strerror}).") from None
+    frame_folders = {entry.name for entry in entries if entry.is_dir() and _holds_frames(entry)}
     for entry in entries:
         name = f"{label}/{entry.name}"
         if entry.name.startswith("."):
@@ -330,6 +354,7 @@ def _search_class_folder(label: str, folder: Path, search: Search) -> None:
             search.other_files.append(name)
         elif entry.stem in frame_folders:
             search.notes.append(f"{name} left out: its frames are there too, as {label}/{entry.stem}.")
+            search.covered.add(name)
         else:
             search.found.append(Found(name, entry, label, is_video=True))
 
@@ -337,7 +362,12 @@ def _search_class_folder(label: str, folder: Path, search: Search) -> None:
 def _consider_folder(name: str, folder: Path, label: str, search: Search) -> None:
     """Takes a folder that holds images as a clip; says what else lies among them."""
     images = False
-    for entry in sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name)):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
+    except OSError as error:
+        search.skipped.append(Skip(name, f"the folder cannot be listed ({error.strerror})"))
+        return
+    for entry in entries:
         if is_frame_file(Path(entry.name)):
             images = True
         elif not entry.name.startswith("."):
@@ -351,7 +381,7 @@ def _consider_folder(name: str, folder: Path, label: str, search: Search) -> Non
 def _add_rows(root: Path, classes: Sequence[str] | None, search: Search) -> None:
     """Adds clips that only clips.csv knows, and holds its labels against the folders'."""
     found_labels = {found.name: found.label for found in search.found}
-    known = set(found_labels) | {skip.name for skip in search.skipped}
+    known = set(found_labels) | {skip.name for skip in search.skipped} | search.covered
     absent = []
     for name, row in search.rows.items():
         label = row.get("label", "")
@@ -359,20 +389,24 @@ def _add_rows(root: Path, classes: Sequence[str] | None, search: Search) -> None
             raise DataError(
                 f"{root / CLIPS_CSV} gives {name} the label {label!r}, but it lies in {found_labels[name]!r}."
             )
-        if name in known or not label or (classes is not None and label not in classes):
+        if name in known or (classes is not None and label and label not in classes):
             continue
         path = root / name
-        if path.is_dir():
+        if not path.exists() or not label:
+            absent.append(name)
+        elif path.is_dir():
             _consider_folder(name, path, label, search)
-        elif is_video_file(path) and path.exists():
+        elif is_video_file(path):
             search.found.append(Found(name, path, label, is_video=True))
+            if name in search.other_files:
+                search.other_files.remove(name)
         else:
             absent.append(name)
     if absent:
-        search.notes.append(f"{_named(absent)} left out: listed in {CLIPS_CSV} but not there.")
+        search.notes.append(f"{count_and_names(absent)} left out: listed in {CLIPS_CSV} but not there.")
 
 
-def _open_all(search: Search, num_frames: int, step: FrameStep) -> list[Clip]:
+def _open_all(search: Search, num_frames: int, step: FrameStep) -> tuple[list[Clip], list[Skip]]:
     def attempt(found: Found) -> Clip | Skip:
         try:
             return _open_clip(found, search.rows.get(found.name, {}), num_frames, step)
@@ -382,8 +416,8 @@ def _open_all(search: Search, num_frames: int, step: FrameStep) -> list[Clip]:
     # Threads suffice: opening files and FFmpeg both let go of the interpreter.
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
         results = list(pool.map(attempt, search.found))
-    search.skipped.extend(result for result in results if isinstance(result, Skip))
-    return [result for result in results if isinstance(result, Clip)]
+    damaged = [result for result in results if isinstance(result, Skip)]
+    return [result for result in results if isinstance(result, Clip)], damaged
 
 
 def _open_clip(found: Found, row: Mapping[str, str], num_frames: int, step: FrameStep) -> Clip:
@@ -398,6 +432,8 @@ def _open_clip(found: Found, row: Mapping[str, str], num_frames: int, step: Fram
         if not frames:
             raise ClipError(f"{found.path}: the folder holds no image.")
         stored_every = _number(row, "every")
+        if stored_every is not None and not stored_every.is_integer():
+            raise DataError(f"{CLIPS_CSV}: every of {row['path']} is {row['every']!r}, not a whole number.")
         every = None if stored_every is None else int(stored_every)
         count, fps = len(frames), _number(row, "fps")
         frame_step = step.of_stored(every, fps)
@@ -434,7 +470,7 @@ def _assign_groups(
         )
     elif alone:
         where = CLIPS_CSV if group_pattern is None else "--group-pattern"
-        notes.append(f"{_named(alone)} named no group by {where}: each is its own group.")
+        notes.append(f"{count_and_names(alone)} named no group by {where}: each is its own group.")
     grouped = [replace(clip, group=groups.get(clip.name, clip.name)) for clip in clips]
     return grouped, len(alone) == len(clips)
 
@@ -463,7 +499,7 @@ def _treat_short(
     short_clips = [clip for clip in clips if clip.stepped_frames < num_frames]
     if not short_clips:
         return list(clips), ()
-    named = _named([f"{clip.name} ({clip.stepped_frames})" for clip in short_clips])
+    named = count_and_names([f"{clip.name} ({clip.stepped_frames})" for clip in short_clips])
     if short == "error":
         raise DataError(f"fewer than {num_frames} frames in {named}; use fewer --num-frames or --short repeat.")
     if short == "repeat":
@@ -481,13 +517,15 @@ def _read_clips_csv(root: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         rows = read_csv(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({one_line(error)}).") from None
     if rows and not {"path", "label"} <= set(rows[0]):
         raise DataError(f"{path}: its first line must name the columns path and label; it has {list(rows[0])}.")
     by_path: dict[str, dict[str, str]] = {}
     for row in rows:
-        name = row["path"].replace("\\", "/").removeprefix("./")
+        if not row["path"].strip():
+            raise DataError(f"{path}: a row has no path.")
+        name = posixpath.normpath(row["path"].replace("\\", "/"))  # theft/a/ is theft/a
         if name in by_path:
             raise DataError(f"{path}: {name} stands there twice.")
         by_path[name] = row
@@ -503,6 +541,14 @@ def _check_classes(classes: Sequence[str], present: Collection[str], root: Path)
                 f"--classes names {name!r}, but {root} has no folder of that name; "
                 f"it has {', '.join(present) or 'none'}.{did_you_mean(name, present)}"
             )
+
+
+def _holds_frames(folder: Path) -> bool:
+    """Whether there is an image in a folder; not in one that cannot be listed."""
+    try:
+        return any(map(is_frame_file, folder.iterdir()))
+    except OSError:
+        return False
 
 
 def _leads_back(folder: Path) -> bool:
@@ -525,7 +571,7 @@ def _number(row: Mapping[str, str], column: str) -> float | None:
     return number
 
 
-def _named(names: Sequence[str]) -> str:
+def count_and_names(names: Sequence[str]) -> str:
     """Returns "3 (a, b, c)", the count always whole, the names cut after a few."""
     more = ", ..." if len(names) > _NAMED_AT_MOST else ""
     return f"{len(names)} ({', '.join(names[:_NAMED_AT_MOST])}{more})"

@@ -131,8 +131,10 @@ class VideoFrameDataset(Dataset[tuple[torch.Tensor, int]]):
     def _augmentation_seed(self, key: int | Draw) -> int:
         if isinstance(key, Draw):
             return key.seed(self.seed)
-        if self._own_random is None:
-            # A worker's seed differs by worker and by epoch, so plain samplers get fresh augmentation too.
-            worker = get_worker_info()
-            self._own_random = torch.Generator().manual_seed(self.seed if worker is None else worker.seed)
+        # A worker's seed differs by worker and by epoch, so plain samplers get fresh augmentation too. The
+        # generator of the process that the data set was copied from is not a worker's own.
+        worker = get_worker_info()
+        seed = self.seed if worker is None else worker.seed
+        if self._own_random is None or self._own_random.initial_seed() != seed:
+            self._own_random = torch.Generator().manual_seed(seed)
         return int(torch.randint(2**62, (), generator=self._own_random))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from tillwatch.clip_spec import FrameStep, Roi, seconds_of
-from tillwatch.data.catalog import CLIPS_CSV, Found, Skip, search_folder
+from tillwatch.data.catalog import CLIPS_CSV, Found, Skip, count_and_names, search_folder
 from tillwatch.data.video import decode_video, probe_video, to_image
 from tillwatch.errors import ClipError, ConfigError, DataError, RunError, TillwatchError, one_line
 from tillwatch.files import read_csv, write_csv, write_json
@@ -90,9 +91,14 @@ def extract(
         RunError: if ``dst`` holds frames extracted in another way or cannot be written.
     """
     search = search_folder(src)
-    jobs = _plan(search.found, search.rows, dst)
+    jobs, taken = _plan(search.found, search.rows, dst)
     if not jobs:
-        raise DataError(f"{src} holds no video in a class folder.")
+        raise DataError(f"{src} holds no video in a class folder that is not in {dst} already.")
+    frame_folders = [clip.name for clip in search.found if not clip.is_video]
+    if frame_folders:
+        search.notes.append(
+            f"{count_and_names(frame_folders)} left out: folders of frames already; extract takes videos."
+        )
     try:
         dst.mkdir(parents=True, exist_ok=True)
         _claim(dst, extraction)
@@ -109,7 +115,7 @@ def extract(
     return ExtractionReport(
         written=tuple(name for name in rows if name not in set(done_before)),
         done_before=done_before,
-        skipped=(*search.skipped, *skipped),
+        skipped=(*search.skipped, *taken, *skipped),
         notes=tuple(search.notes),
     )
 
@@ -135,21 +141,30 @@ def read_extraction(root: Path) -> Extraction | None:
         raise DataError(f"{path} is damaged ({one_line(error)}); extract again into another folder.") from None
 
 
-def _plan(found: Sequence[Found], rows: dict[str, dict[str, str]], dst: Path) -> list[_Job]:
+def _plan(found: Sequence[Found], rows: dict[str, dict[str, str]], dst: Path) -> tuple[list[_Job], list[Skip]]:
+    """Gives each video its folder; a video whose folder holds another one's frames is left out."""
+    before = {row["source"]: row["path"] for row in _read_rows(dst)}
+    owners = {path: source for source, path in before.items()}
     videos = [clip for clip in found if clip.is_video]
     stems = [(clip.label, clip.path.stem) for clip in videos]
-    jobs = []
+    jobs, taken = [], []
     for clip, stem in zip(videos, stems, strict=True):
         # a.mp4 and a.avi would share a folder: then, and only then, the suffix stays.
         folder = clip.path.stem if stems.count(stem) == 1 else clip.path.name
+        source = str(clip.path.resolve())
+        path = before.get(source, f"{clip.label}/{folder}")  # once extracted, a video keeps its folder
+        owner = owners.get(path, source)
+        if owner != source and Path(owner).exists():  # a source that is gone was moved, or renamed above us
+            taken.append(Skip(clip.name, f"{dst / path} holds the frames of {owner}; extract into another folder"))
+            continue
         row = {
-            "path": f"{clip.label}/{folder}",
+            "path": path,
             "label": clip.label,
             "group": rows.get(clip.name, {}).get("group", ""),
-            "source": str(clip.path.resolve()),
+            "source": source,
         }
-        jobs.append(_Job(clip.path, dst / clip.label / folder, row["path"], row))
-    return jobs
+        jobs.append(_Job(clip.path, dst / path, path, row))
+    return jobs, taken
 
 
 def _claim(dst: Path, extraction: Extraction) -> None:
@@ -191,8 +206,11 @@ def _results(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
         futures = {pool.submit(_extract_clip, job, extraction): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C or a full disk the rest is not worth starting
 
 
 def _extract_clip(job: _Job, extraction: Extraction) -> dict[str, Any] | Skip:
@@ -218,8 +236,11 @@ def _extract_clip(job: _Job, extraction: Extraction) -> dict[str, Any] | Skip:
 
 def _write_frames(job: _Job, every: int, extraction: Extraction) -> None:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in job.folder.parent.glob(f".{job.folder.name}.*.part"):
-        shutil.rmtree(stale, ignore_errors=True)
+    # mkdtemp's own names exactly: .a.b.xxxxxxxx.part is another clip's, and may be under way.
+    stale = re.compile(rf"\.{re.escape(job.folder.name)}\.[a-z0-9_]{{8}}\.part")
+    for entry in job.folder.parent.iterdir():
+        if stale.fullmatch(entry.name):
+            shutil.rmtree(entry, ignore_errors=True)
     aside = Path(tempfile.mkdtemp(dir=job.folder.parent, prefix=f".{job.folder.name}.", suffix=".part"))
     try:
         written = 0

@@ -63,6 +63,7 @@ class BalancedSampler(WeightedRandomSampler):
 
     def __iter__(self) -> Iterator[int]:
         self.generator.manual_seed(derive_seed(self._seed, self._epoch))
-        draws = (Draw(i, self._epoch, position) for position, i in enumerate(super().__iter__()))
+        # Drawn at once: a second pass seeds the generator anew.
+        draws = [Draw(i, self._epoch, position) for position, i in enumerate(super().__iter__())]
         # The base class promises ints; a data loader hands on whatever key the data set understands.
-        return cast(Iterator[int], draws)
+        return cast(Iterator[int], iter(draws))

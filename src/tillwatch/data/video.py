@@ -140,7 +140,8 @@ def _count_packets(path: Path) -> VideoInfo:
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
-            num_frames = sum(1 for packet in container.demux(stream) if packet.size)
+            # Packets before an edit list's start are decoded, but not shown.
+            num_frames = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
             rate = stream.average_rate or stream.guessed_rate
     except (av.error.FFmpegError, OSError) as error:
         raise ClipError(_unreadable(path, error)) from None
