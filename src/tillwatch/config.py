@@ -54,7 +54,7 @@ class TrainConfig:
         plateau_on: the loss that the learning rate follows.
         keep: the epoch whose weights are kept.
         seed: of everything random.
-        precision: auto is fp32 on a CPU and bf16 on a GPU that has it.
+        precision: auto is fp32 on a CPU and bf16 on a GPU that has it; bf16 is mixed, weights and scores stay fp32.
         device: auto takes a GPU where there is one.
         workers: processes that read clips; one per core but one, at most 4, unless given.
         save_as: also save the weights in RUN under this name.

@@ -19,7 +19,7 @@ from tillwatch.config import RECIPES, TrainConfig
 from tillwatch.data.catalog import Skip
 from tillwatch.errors import ConfigError, DataError, RunError
 from tillwatch.evaluation.evaluate import TRAINED_ON_NOTE
-from tillwatch.models.saved import sha256_of
+from tillwatch.models.saved import load_model, sha256_of
 from tillwatch.training import loop
 from tillwatch.training.loop import train
 
@@ -166,6 +166,22 @@ def test_training_learns_what_is_easy(tmp_path: Path, frame_root: Path, tiny_con
     losses = [float(row["train_loss"]) for row in rows_of(tmp_path / "easy" / "metrics.csv")]
     assert losses[-1] < 0.5 * losses[0]
     assert evaluation.metrics.accuracy == 1.0
+
+
+def test_bf16_on_a_cpu_trains_folded_and_reports_in_fp32(
+    tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any
+) -> None:
+    train(frame_root, tmp_path / "run", tiny_config(epochs=8, precision="bf16"), quiet())
+    losses = [float(row["train_loss"]) for row in rows_of(tmp_path / "run" / "metrics.csv")]
+    assert losses[-1] < 0.5 * losses[0]
+    state = torch.load(tmp_path / "run" / "model.pth", weights_only=True)
+    assert {value.dtype for key, value in state.items() if "tracked" not in key} == {torch.float32}
+    # The plain network, loaded from the file, gives the scores that the folded one wrote.
+    loaded = load_model(tmp_path / "run")
+    for row in rows_of(tmp_path / "run" / "predictions.csv"):
+        assert loaded.predict(frame_root / row["path"]).probabilities["theft"] == pytest.approx(
+            float(row["p_theft"]), abs=1e-5
+        )
 
 
 def test_clip_deleted_midway_is_named_and_left_out(

@@ -32,6 +32,7 @@ from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
 from tillwatch.evaluation.metrics import balanced_accuracy
 from tillwatch.files import write_csv, write_text
 from tillwatch.models.backbones import KINETICS, backbone, build_model, check_input_size, fetch_kinetics
+from tillwatch.models.folded import fold
 from tillwatch.models.saved import (
     Classifier,
     choose_device,
@@ -137,6 +138,9 @@ def fit(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLo
         RunError: if the loss stops being finite.
     """
     fabric = Fabric(accelerator=job.device, devices=1, precision="32-true" if job.precision == "fp32" else "bf16-mixed")
+    if job.precision == "bf16" and job.device == "cpu":
+        # In three dimensions, PyTorch's bf16 convolutions on a CPU are slow and have given garbage gradients.
+        network = fold(network).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimizer: Any = torch.optim.Adam(network.parameters(), lr=config.lr)
     scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=0.1, patience=config.lr_patience)
     model, optimizer = fabric.setup(network, optimizer)

@@ -1,0 +1,73 @@
+"""Convolutions over space alone, or over time alone, computed in two dimensions: same weights, same results.
+
+A 1 x k x k convolution of ``(B, C, T, H, W)`` is a k x k convolution of ``(B * T, C, H, W)``; a k x 1 x 1 one is a
+k x 1 convolution of ``(B, C, T, H * W)``. In channels_last_3d memory both are views, so nothing is copied. CPU
+libraries have fast paths for two dimensions that they lack for three; above all in bf16, where PyTorch's
+three-dimensional form has also been seen to return gradients from uninitialised memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class SpatialConv3d(nn.Conv3d):
+    """A Conv3d whose kernel has one frame: each frame is convolved by itself."""
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """Maps ``(B, C, T, H, W)`` to ``(B, C', T', H', W')`` as Conv3d does."""
+        frames = clips[:, :, :: self.stride[0]].transpose(1, 2)  # (B, T', C, H, W)
+        out = F.conv2d(
+            frames.flatten(0, 1),
+            self.weight.squeeze(2),
+            self.bias,
+            self.stride[1:],
+            _pair(self.padding),
+            self.dilation[1:],
+            self.groups,
+        )
+        return out.reshape(*frames.shape[:2], *out.shape[1:]).transpose(1, 2)
+
+
+class TemporalConv3d(nn.Conv3d):
+    """A Conv3d whose kernel has one pixel: each pixel's course through time is convolved by itself."""
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """Maps ``(B, C, T, H, W)`` to ``(B, C', T', H', W')`` as Conv3d does."""
+        pixels = clips[:, :, :, :: self.stride[1], :: self.stride[2]]
+        out = F.conv2d(
+            pixels.flatten(3),
+            self.weight.squeeze(4),
+            self.bias,
+            (self.stride[0], 1),
+            (int(self.padding[0]), 0),
+            (self.dilation[0], 1),
+            self.groups,
+        )
+        return out.reshape(*out.shape[:3], *pixels.shape[3:])
+
+
+def fold(network: nn.Module) -> nn.Module:
+    """Makes a network compute its foldable convolutions in two dimensions, in place.
+
+    Parameters, state_dict keys and module names stay what they were; convolutions over space and time at once
+    (3 x 3 x 3) are left alone.
+
+    Returns:
+        The same network.
+    """
+    for module in network.modules():
+        if not isinstance(module, nn.Conv3d) or type(module).forward is not nn.Conv3d.forward:
+            continue
+        if module.padding_mode == "zeros" and not isinstance(module.padding, str):
+            if module.kernel_size[0] == 1 and module.padding[0] == 0:
+                module.__class__ = SpatialConv3d
+            elif module.kernel_size[1:] == (1, 1) and tuple(module.padding[1:]) == (0, 0):
+                module.__class__ = TemporalConv3d
+    return network
+
+
+def _pair(padding: str | tuple[int, ...]) -> tuple[int, int]:
+    return int(padding[1]), int(padding[2])

@@ -1,0 +1,122 @@
+"""Folded convolutions give what the plain ones give, with the very same parameters."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tillwatch.models.backbones import BACKBONES, build_model
+from tillwatch.models.folded import SpatialConv3d, TemporalConv3d, fold
+
+KERNELS = [
+    # kernel, stride, padding, dilation, groups
+    ((1, 7, 7), (1, 2, 2), (0, 3, 3), 1, 1),
+    ((1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 2, 2), 2),
+    ((1, 1, 1), (2, 2, 2), (0, 0, 0), 1, 1),
+    ((3, 1, 1), (1, 1, 1), (1, 0, 0), 1, 1),
+    ((3, 1, 1), (2, 1, 1), (1, 0, 0), 1, 4),
+    ((3, 1, 1), (2, 2, 2), (1, 0, 0), (2, 1, 1), 1),
+]
+
+
+@pytest.mark.parametrize("depth", [2, 5, 8])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "groups"), KERNELS)
+def test_outputs_and_gradients_equal_the_plain_convolutions(
+    kernel: tuple[int, int, int],
+    stride: tuple[int, int, int],
+    padding: tuple[int, int, int],
+    dilation: int | tuple[int, int, int],
+    groups: int,
+    memory_format: torch.memory_format,
+    depth: int,
+) -> None:
+    torch.manual_seed(0)
+    # float64, so that the two agree to rounding and a wrong element cannot hide in a tolerance.
+    plain = nn.Conv3d(4, 8, kernel, stride, padding, dilation, groups).double()
+    folded = fold(copy.deepcopy(plain))
+    assert type(folded) in (SpatialConv3d, TemporalConv3d)
+    clips = torch.randn(2, 4, depth, 9, 10, dtype=torch.float64).to(memory_format=memory_format)
+    inputs = [clips.clone().requires_grad_() for _ in range(2)]
+    if dilation == (2, 1, 1) and depth == 2:
+        pytest.skip("the kernel is longer than the clip")
+    outputs = [module(x) for module, x in zip((plain, folded), inputs, strict=True)]
+    torch.testing.assert_close(outputs[1], outputs[0])
+    upstream = torch.randn_like(outputs[0])
+    for output in outputs:
+        output.backward(upstream)
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
+    for ours, theirs in zip(folded.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("arch", ["r2plus1d_18", "mc3_18", "r3d_18"])
+def test_networks_score_alike_and_keep_their_state_dict(arch: str) -> None:
+    torch.manual_seed(0)
+    plain = build_model(arch, 2, weights=None).eval()
+    folded = fold(copy.deepcopy(plain))
+    assert list(folded.state_dict()) == list(plain.state_dict())
+    clips = torch.randn(2, 3, 9, 40, 40)
+    with torch.inference_mode():
+        expected, got = plain(clips), folded(clips)
+    # The same sums in another order: a few units in the last place of fp32.
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arch", "spatial", "temporal", "left"),
+    [("r2plus1d_18", 20, 17, 0), ("r3d_18", 3, 0, 17), ("mc3_18", 15, 0, 5)],
+)
+def test_every_convolution_that_can_be_folded_is(arch: str, spatial: int, temporal: int, left: int) -> None:
+    with torch.device("meta"):
+        kinds = [type(m) for m in fold(BACKBONES[arch].builder(weights=None)).modules() if isinstance(m, nn.Conv3d)]
+    folded = kinds.count(SpatialConv3d), kinds.count(TemporalConv3d)
+    counted = (*folded, len(kinds) - sum(folded))
+    assert counted == (spatial, temporal, left)
+
+
+def test_folding_copies_nothing_in_channels_last() -> None:
+    clips = torch.randn(2, 4, 6, 8, 8).to(memory_format=torch.channels_last_3d)
+    frames = clips.transpose(1, 2).flatten(0, 1)
+    assert frames.data_ptr() == clips.data_ptr()
+    assert frames.is_contiguous(memory_format=torch.channels_last)
+    pixels = clips.flatten(3)
+    assert pixels.data_ptr() == clips.data_ptr()
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "conv", [nn.Conv3d(2, 2, 3), nn.Conv3d(2, 2, (3, 1, 1), padding=1), nn.Conv3d(2, 2, (1, 3, 3), padding="same")]
+)
+def test_other_convolutions_are_left_alone(conv: nn.Conv3d) -> None:
+    assert type(fold(conv)) is nn.Conv3d
+
+
+def leave_nans_in_freed_memory() -> None:
+    """Fills memory that the next allocations will get with NaN."""
+    blocks = [torch.full((2**k,), float("nan")) for k in range(12, 22)] * 3
+    del blocks
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_bf16_gradients_are_finite_and_close_to_fp32_in_dirty_memory(depth: int) -> None:
+    torch.manual_seed(depth)
+    conv = fold(nn.Conv3d(64, 48, (3, 1, 1), padding=(1, 0, 0), bias=False))
+    for _ in range(5):
+        clips = torch.randn(4, 64, depth, 4, 4)
+        upstream = torch.randn(4, 48, depth, 4, 4)
+        gradients = []
+        for enabled in (False, True):
+            conv.zero_grad()
+            leave_nans_in_freed_memory()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                out = conv(clips)
+            out.backward(upstream.to(out.dtype))
+            gradients.append(next(conv.parameters()).grad.clone())  # type: ignore[union-attr]
+        fp32, bf16 = gradients
+        assert torch.isfinite(bf16).all()
+        # bf16 has 8 bits of mantissa: each product is off by up to 1/256, and sums of hundreds average that out.
+        assert (bf16 - fp32).norm() / fp32.norm() < 1e-2
