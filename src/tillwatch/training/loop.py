@@ -140,7 +140,7 @@ def fit(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLo
     fabric = Fabric(accelerator=job.device, devices=1, precision="32-true" if job.precision == "fp32" else "bf16-mixed")
     if job.precision == "bf16" and job.device == "cpu":
         # In three dimensions, PyTorch's bf16 convolutions on a CPU are slow and have given garbage gradients.
-        network = fold(network).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        network = fold(network).to(memory_format=torch.channels_last_3d)
     optimizer: Any = torch.optim.Adam(network.parameters(), lr=config.lr)
     scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=0.1, patience=config.lr_patience)
     model, optimizer = fabric.setup(network, optimizer)
