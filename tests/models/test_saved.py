@@ -19,7 +19,7 @@ from tillwatch.data.frames import read_frames
 from tillwatch.data.video import decode_video, to_image
 from tillwatch.errors import ClipError, ConfigError, ModelError
 from tillwatch.models.backbones import build_model
-from tillwatch.models.saved import Classifier, OperatingPoint, load_model, save_model
+from tillwatch.models.saved import Classifier, OperatingPoint, load_model, save_model, true_fp32
 
 
 def make_spec(**options: Any) -> ClipSpec:
@@ -112,6 +112,14 @@ def test_missing_files_are_named(model: Path, tmp_path: Path) -> None:
     (model / "model.pth").unlink()
     with pytest.raises(ModelError, match=r"holds no model\.pth"):
         load_model(model)
+
+
+def test_scores_on_a_gpu_are_computed_in_true_fp32_and_settings_restored() -> None:
+    before = (torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.enabled)
+    with true_fp32(torch.device("cuda")):
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert torch.backends.cudnn.enabled == before[1]
+    assert (torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.enabled) == before
 
 
 def test_probabilities_are_softmax_of_logits_over_temperature(model: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -272,10 +272,16 @@ def eval_transform_of(preprocessing: Preprocessing) -> ClipTransform:
 
 @contextmanager
 def true_fp32(device: torch.device) -> Iterator[None]:
-    """Keeps cuDNN from computing fp32 convolutions in TF32, which has 10 bits of mantissa."""
-    cuda = device.type == "cuda"
-    with torch.backends.cudnn.flags(allow_tf32=False) if cuda else nullcontext():
+    """Keeps a GPU from computing fp32 convolutions in TF32, which has 10 bits of mantissa."""
+    if device.type != "cuda":
         yield
+        return
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
 
 
 def _read_record(folder: Path) -> Mapping[str, Any]:
