@@ -115,11 +115,12 @@ def test_missing_files_are_named(model: Path, tmp_path: Path) -> None:
 
 
 def test_scores_on_a_gpu_are_computed_in_true_fp32_and_settings_restored() -> None:
-    before = (torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.enabled)
+    cudnn: Any = torch.backends.cudnn
+    before = (cudnn.conv.fp32_precision, cudnn.enabled)
     with true_fp32(torch.device("cuda")):
-        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
-        assert torch.backends.cudnn.enabled == before[1]
-    assert (torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.enabled) == before
+        assert cudnn.conv.fp32_precision == "ieee"
+        assert cudnn.enabled == before[1]
+    assert (cudnn.conv.fp32_precision, cudnn.enabled) == before
 
 
 def test_probabilities_are_softmax_of_logits_over_temperature(model: Path) -> None:

@@ -276,12 +276,13 @@ def true_fp32(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    cudnn: Any = torch.backends.cudnn  # its conv is made at run time
+    before = cudnn.conv.fp32_precision
+    cudnn.conv.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.backends.cudnn.conv.fp32_precision = before
+        cudnn.conv.fp32_precision = before
 
 
 def _read_record(folder: Path) -> Mapping[str, Any]:
