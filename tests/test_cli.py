@@ -291,6 +291,8 @@ def out(tmp_path: Path) -> Path:
         (["--every", "2", "--fps", "5"], "--every and --fps exclude each other"),
         (["--no-hold-out"], "--no-hold-out leaves nothing to validate on"),
         (["--save-as", "a/b.pth"], "--save-as is 'a/b.pth'"),
+        (["--save-as", "model.json"], "ends in .pth"),
+        (["--patience", "0"], "--patience is 0"),
         (["--classes", "theft,norml"], "--classes names 'norml', but"),
         (["--classes", "theft,norml"], "Did you mean 'normal'?"),
         (["--classes", "theft,theft"], "names a class twice"),

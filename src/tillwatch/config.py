@@ -98,11 +98,11 @@ class TrainConfig:
             raise ConfigError(" ".join(problems))
 
     def _problems(self) -> Any:
-        for name in ("num_frames", "every", "resize", "crop", "epochs", "batch_size"):
+        for name in ("num_frames", "every", "resize", "crop", "epochs", "batch_size", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 yield f"{flag(name)} is {value}; it must be at least 1."
-        for name in ("lr_patience", "patience", "seed", "workers"):
+        for name in ("lr_patience", "seed", "workers"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 yield f"{flag(name)} is {value}; it must be at least 0."
@@ -124,8 +124,10 @@ class TrainConfig:
             yield "--no-hold-out leaves nothing to validate on; drop --patience."
         if not self.hold_out and self.split_file is not None:
             yield "--no-hold-out and --split-file exclude each other; give one."
-        if self.save_as is not None and (Path(self.save_as).name != self.save_as or not self.save_as):
-            yield f"--save-as is {self.save_as!r}; it must be a file name without folders."
+        if self.save_as is not None and (
+            Path(self.save_as).name != self.save_as or Path(self.save_as).suffix != ".pth"
+        ):
+            yield f"--save-as is {self.save_as!r}; it must be a file name without folders that ends in .pth."
 
 
 #: What `--recipe` changes of the defaults. `original` is the well-known script; docs/recipes.md says where it differs.

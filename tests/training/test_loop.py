@@ -156,8 +156,16 @@ def test_plateau_lowers_the_learning_rate_and_patience_stops(
     monkeypatch.setattr(loop, "validate", lambda *args: loop._Validated(next(losses), 0.5))
     train(frame_root, tmp_path / "run", tiny_config(epochs=8, lr_patience=1, patience=3), quiet())
     rows = rows_of(tmp_path / "run" / "metrics.csv")
-    # Best at epoch 2; worse at 3 and 4 lowers the rate from epoch 5 on; four worse epochs end it at 6.
-    assert [float(row["lr"]) for row in rows] == pytest.approx([1e-2, 1e-2, 1e-2, 1e-2, 1e-3, 1e-3])
+    # Best at epoch 2; worse at 3 and 4 lowers the rate from epoch 5 on; the third worse epoch ends it.
+    assert [float(row["lr"]) for row in rows] == pytest.approx([1e-2, 1e-2, 1e-2, 1e-2, 1e-3])
+
+
+def test_validation_loss_that_is_not_finite_ends_the_run(
+    tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "validate", lambda *args: loop._Validated(float("nan"), 0.5))
+    with pytest.raises(RunError, match="validation loss became nan in epoch 1"):
+        train(frame_root, tmp_path / "run", tiny_config(), quiet())
 
 
 def test_training_learns_what_is_easy(tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any) -> None:

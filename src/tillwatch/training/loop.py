@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -172,8 +173,10 @@ def fit(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLo
             data_wait_s=trained.data_wait_s,
         )
         log.epoch(out, metrics, config.epochs, best)
-        if config.patience is not None and epoch - best_epoch > config.patience:
-            log.say(f"stopped: no better validation loss for {epoch - best_epoch} epochs")
+        if not math.isfinite(watched):
+            raise RunError(f"the validation loss became {watched} in epoch {epoch + 1}; try a lower --lr.")
+        if config.patience is not None and epoch - best_epoch >= config.patience:
+            log.say(f"stopped: no better validation loss for {config.patience} epochs")
             break
 
     if config.keep == "best":
