@@ -138,13 +138,8 @@ def fit(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLo
     Raises:
         RunError: if the loss stops being finite.
     """
-    fabric = Fabric(accelerator=job.device, devices=1, precision="32-true" if job.precision == "fp32" else "bf16-mixed")
-    if job.precision == "bf16" and job.device == "cpu":
-        # In three dimensions, PyTorch's bf16 convolutions on a CPU are slow and have given garbage gradients.
-        network = fold(network).to(memory_format=torch.channels_last_3d)
-    optimizer: Any = torch.optim.Adam(network.parameters(), lr=config.lr)
+    fabric, model, optimizer = set_up(network, job.device, job.precision, config.lr)
     scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=0.1, patience=config.lr_patience)
-    model, optimizer = fabric.setup(network, optimizer)
     train_loader, sampler, val_loader = make_loaders(job, config)
     best_loss, best_epoch, skipped = float("inf"), 0, dict[str, Skip]()
     (out / "checkpoints").mkdir(exist_ok=True)
@@ -182,6 +177,20 @@ def fit(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLo
     if config.keep == "best":
         network.load_state_dict(torch.load(out / "checkpoints" / "best.pth", weights_only=True))
     return network, skipped
+
+
+def set_up(network: nn.Module, device: str, precision: str, lr: float) -> tuple[Fabric, nn.Module, Any]:
+    """Puts a network on its device, in its precision and memory layout, with its optimiser.
+
+    Returns:
+        Fabric, the network wrapped for training (the parameters stay those of ``network``), and Adam.
+    """
+    fabric = Fabric(accelerator=device, devices=1, precision="32-true" if precision == "fp32" else "bf16-mixed")
+    if precision == "bf16" and device == "cpu":
+        # In three dimensions, PyTorch's bf16 convolutions on a CPU are slow and have given garbage gradients.
+        network = fold(network).to(memory_format=torch.channels_last_3d)
+    model, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=lr))
+    return fabric, model, optimizer
 
 
 @dataclass(frozen=True)
