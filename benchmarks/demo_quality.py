@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import CLIPS_CSV
-from tillwatch.data.extraction import EXTRACTION_JSON
+from tillwatch.data.provenance import EXTRACTION_JSON
 from tillwatch.data.synthetic import CLASSES, NUM_FRAMES
 from tillwatch.demo import DEMO_SETTINGS, extract_frames, render_videos, run_demo
 from tillwatch.training.loop import train

@@ -217,14 +217,40 @@ def test_config_yaml_of_a_run_repeats_it(tiny_run: tuple[Path, Path], tmp_path: 
 def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path, frame_root: Path, run_cli: Run) -> None:
     flags = ["train", frame_root, "--out", tmp_path / "run", *tiny()]
     assert run_cli(*flags).code == 0
-    (tmp_path / "run" / "old").write_text("old", encoding="utf-8")
+    (tmp_path / "run" / "evaluations" / "train").mkdir(parents=True)
+    (tmp_path / "run" / "my notes.txt").write_text("keep", encoding="utf-8")
+    (tmp_path / "run" / "model.json").write_text("old", encoding="utf-8")
     assert run_cli(*flags, "--overwrite").code == 0
-    assert not (tmp_path / "run" / "old").exists()
+    assert (tmp_path / "run" / "model.json").read_text(encoding="utf-8") != "old"
+    assert not (tmp_path / "run" / "evaluations").exists()
+    assert (tmp_path / "run" / "my notes.txt").read_text(encoding="utf-8") == "keep"
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.docx").write_text("precious", encoding="utf-8")
     assert run_cli(*flags, "--overwrite").code == 2
     assert (tmp_path / "run" / "thesis.docx").read_text(encoding="utf-8") == "precious"
+
+
+def test_overwrite_never_deletes_what_training_reads_or_another_project(
+    tmp_path: Path, frame_root: Path, run_cli: Run, tiny_run: tuple[Path, Path]
+) -> None:
+    inside = tmp_path / "run"
+    shutil.copytree(tiny_run[1], inside)
+    shutil.copytree(frame_root, inside / "frames")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "config.yaml").write_text("name: mine\n", encoding="utf-8")
+    (frame_root / "config.yaml").write_text("name: mine\n", encoding="utf-8")
+    for data, out in ((inside / "frames", inside), (frame_root, project), (frame_root, frame_root)):
+        before = sorted(path for path in out.rglob("*"))
+        result = run_cli("train", data, "--out", out, *tiny("--overwrite"))
+        assert result.code == 2
+        assert sorted(path for path in out.rglob("*")) == before
+    weights = ["--weights", str(inside)]
+    assert (
+        "which this training reads" in run_cli("train", frame_root, "--out", inside, *tiny("--overwrite", *weights)).err
+    )
+    assert "lies inside the data folder" in run_cli("train", frame_root, "--out", frame_root / "r", *tiny()).err
 
 
 # Labels: on disk, in --classes and in the alphabet the order differs
@@ -249,6 +275,8 @@ def test_every_path_reports_the_right_name_and_event(
     rows = rows_of(run / "predictions.csv")
     assert list(rows[0])[-3:] == ["p_none", "p_zebra", "p_apple"]
     assert all(row["predicted"] == row["label"] == row["path"].split("/")[0] for row in rows)
+    for row in rows:  # the columns, too, stand under the right names
+        assert max(classes, key=lambda name: float(row[f"p_{name}"])) == row["label"]
     evaluation = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     assert evaluation["event_auroc"] == 1.0
     assert evaluation["confusion_matrix"]["classes"] == classes
@@ -260,6 +288,76 @@ def test_every_path_reports_the_right_name_and_event(
     run_cli("evaluate", run, "--split", "all", "--workers", "0")
     everything = json.loads((run / "evaluations" / "all" / "evaluation.json").read_text(encoding="utf-8"))
     assert everything["confusion_matrix"]["rows_true"] == [[8, 0, 0], [0, 8, 0], [0, 0, 8]]
+
+
+def test_fine_tuning_with_the_classes_in_another_order_does_not_swap_them(
+    tmp_path: Path, frame_root: Path, run_cli: Run
+) -> None:
+    first = ["train", frame_root, "--out", tmp_path / "a", *tiny("--epochs", "8", "--classes", "normal,theft")]
+    assert run_cli(*first).code == 0
+    flags = ["--classes", "theft,normal", "--weights", tmp_path / "a"]
+    swapped = run_cli("train", frame_root, "--out", tmp_path / "b", *tiny("--lr", "1e-12", *flags))
+    assert "with a new last layer" in swapped.out
+    same = ["--classes", "normal,theft", "--weights", tmp_path / "a"]
+    kept = run_cli("train", frame_root, "--out", tmp_path / "c", *tiny("--lr", "1e-12", *same))
+    assert "with its last layer" in kept.out
+    evaluation = json.loads((tmp_path / "c" / "evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["accuracy"] == 1.0
+
+
+# The region and the step of training hold on every path
+
+
+def test_region_and_step_of_training_hold_on_every_path(
+    tmp_path: Path, make_video: Callable[..., Path], run_cli: Run
+) -> None:
+    videos = tmp_path / "videos"
+    for label, brightness in (("theft", 150), ("normal", 20)):
+        for number in range(8):
+            make_video(videos / label / f"{number}.mp4", num_frames=20, seed=number, brightness=brightness)
+    for name, roi in (("left", "0,0,0.5,1"), ("right", "0.5,0,0.5,1")):
+        flags = ["--every", "3", "--roi", roi, "--workers", "1", "--quality", "95"]
+        assert run_cli("extract", videos, tmp_path / name, *flags).code == 0
+    run = tmp_path / "run"
+    assert run_cli("train", tmp_path / "left", "--out", run, *tiny("--epochs", "2")).code == 0
+    record = json.loads((run / "model.json").read_text(encoding="utf-8"))
+    assert record["step"]["every"] == 3
+    assert record["roi"] == {"x": 0.0, "y": 0.0, "width": 0.5, "height": 1.0}
+
+    # Evaluating the videos gives what predicting them gives, and nearly what their frames gave.
+    assert run_cli("evaluate", run, videos, "--workers", "0").code == 0
+    written = {row["path"]: row for row in rows_of(run / "evaluations" / "videos-all" / "predictions.csv")}
+    of_frames = {row["path"]: row for row in rows_of(run / "predictions.csv")}
+    for name, row in written.items():
+        predicted = json.loads(run_cli("predict", run, "--json", videos / name).out)[0]
+        assert predicted["probabilities"]["theft"] == pytest.approx(float(row["p_theft"]), abs=1e-6)
+        if name.removesuffix(".mp4") in of_frames:
+            expected = float(of_frames[name.removesuffix(".mp4")]["p_theft"])
+            assert float(row["p_theft"]) == pytest.approx(expected, abs=0.01), "JPEG lies between"
+
+    # Frames of another region are no input for this model.
+    for command in (("predict", run, tmp_path / "right" / "theft" / "0"), ("evaluate", run, tmp_path / "right")):
+        result = run_cli(*command)
+        assert result.code == 2
+        assert "show another region" in result.err
+
+
+def test_evaluation_says_which_clips_are_gone_and_keeps_the_runs_own_figures(
+    tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run
+) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(tiny_run[0], data)
+    shutil.copytree(tiny_run[1], run)
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    (run / "config.yaml").write_text(config.replace(str(tiny_run[0].resolve()), str(data)), encoding="utf-8")
+    gone = next(row["path"] for row in rows_of(run / "clips.csv") if row["split"] == "test")
+    shutil.rmtree(data / gone)
+    before = (run / "evaluation.json").read_text(encoding="utf-8")
+    result = run_cli("evaluate", run, "--workers", "0")
+    assert f"1 ({gone}) of the run's clips cannot be read any more" in result.out
+    assert (run / "evaluation.json").read_text(encoding="utf-8") == before
+    record = json.loads((run / "evaluations" / "test" / "evaluation.json").read_text(encoding="utf-8"))
+    assert record["clips"] == json.loads(before)["clips"] - 1
 
 
 # Bad input

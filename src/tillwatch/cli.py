@@ -58,8 +58,8 @@ def extract(
         roi: x,y,width,height of the part to keep, in fractions of the frame.
     """
     from tillwatch.clip_spec import FrameStep, Roi
-    from tillwatch.data.extraction import Extraction
     from tillwatch.data.extraction import extract as run_extraction
+    from tillwatch.data.provenance import Extraction
     from tillwatch.training.runlog import RunLog
 
     settings = Extraction(
@@ -224,12 +224,16 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
     except cyclopts.CycloptsError as error:
         error.verbose = False
         _fail(one_line(error))
-    except KeyboardInterrupt:
-        print("tillwatch: interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except MemoryError as error:
+        _fail(f"out of memory ({one_line(error)}); try fewer --num-frames or a smaller --batch-size.")
+    except OSError as error:  # a disk that fills up, a folder taken away: the last net
+        _fail(f"the file system refused: {one_line(error)}.")
+    except KeyboardInterrupt:
+        print("tillwatch: interrupted", file=sys.stderr)
+        sys.exit(130)
     sys.exit(0)
 
 
@@ -247,12 +251,10 @@ def _apply_config_file(app: App, commands: tuple[str, ...], arguments: Any) -> N
         _fill(app, arguments, {key.replace("_", "-"): value for key, value in values.items()}, path)
     recipe = _given(arguments, "--recipe")
     if recipe in RECIPES:
-        _fill(
-            app,
-            arguments,
-            {flag(key).removeprefix("--"): value for key, value in RECIPES[recipe].items()},
-            f"recipe {recipe}",
-        )
+        values = {flag(key).removeprefix("--"): value for key, value in RECIPES[recipe].items()}
+        if _given(arguments, "--fps") is not None:
+            values.pop("every", None)  # the two exclude each other, and only one was asked for
+        _fill(app, arguments, values, f"recipe {recipe}")
 
 
 def _given(arguments: Any, name: str) -> str | None:

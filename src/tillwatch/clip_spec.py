@@ -91,6 +91,8 @@ class FrameStep:
             return 1
         source_fps = None if stored_fps is None else stored_fps * stored_every
         wanted = self.of_source(source_fps)
+        if source_fps is not None and stored_every in {self.of_source(source_fps * f) for f in (1 - 1e-6, 1 + 1e-6)}:
+            return 1  # half-way cases: the stored rate is rounded, the source's was not
         if wanted % stored_every:
             raise DataError(
                 f"every {wanted}. frame of the source is wanted, but every {stored_every}. was extracted; "

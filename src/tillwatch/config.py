@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -106,6 +107,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 0:
                 yield f"{flag(name)} is {value}; it must be at least 0."
+        for name, most in (("num_frames", 4096), ("resize", 4096), ("batch_size", 65536), ("seed", 2**63 - 1)):
+            value = getattr(self, name)
+            if value is not None and value > most:
+                yield f"{flag(name)} is {value}; it must be at most {most}."
         for name in ("lr", "fps"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -124,9 +129,7 @@ class TrainConfig:
             yield "--no-hold-out leaves nothing to validate on; drop --patience."
         if not self.hold_out and self.split_file is not None:
             yield "--no-hold-out and --split-file exclude each other; give one."
-        if self.save_as is not None and (
-            Path(self.save_as).name != self.save_as or Path(self.save_as).suffix != ".pth"
-        ):
+        if self.save_as is not None and not re.fullmatch(r"[^/\\\0]{1,100}\.pth", self.save_as):
             yield f"--save-as is {self.save_as!r}; it must be a file name without folders that ends in .pth."
 
 

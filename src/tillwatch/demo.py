@@ -11,7 +11,8 @@ from typing import Any
 
 from tillwatch.clip_spec import FrameStep
 from tillwatch.config import TrainConfig
-from tillwatch.data.extraction import Extraction, extract
+from tillwatch.data.extraction import extract
+from tillwatch.data.provenance import Extraction
 from tillwatch.data.synthetic import CLASSES, THEFT, Camera, make_camera, render_clip, write_video
 from tillwatch.errors import RunError, one_line
 from tillwatch.evaluation.evaluate import Evaluation
@@ -102,7 +103,7 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False, log: RunLog | No
     clips = sum(CAMERAS.values()) * CLIPS_PER_CAMERA
     log.say(f"1. rendering {clips} till-camera videos, {sum(CAMERAS.values())} cameras: {out / 'videos'}")
     videos = render_videos(out, seed)
-    log.say("   a theft is a deposit played backwards, so no single frame tells the classes apart")
+    log.say("   a theft is a deposit played backwards: both hold the same frames, and only their order differs")
 
     log.say(f"2. extracting their frames: {out / 'frames'}")
     extract_frames(videos, out / "frames", log)

@@ -63,7 +63,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            return [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)]
+            rows = csv.DictReader(file, skipinitialspace=True)
+            return [{k.strip(): (v or "").strip() for k, v in row.items() if k is not None} for row in rows]
         except csv.Error as error:
             raise ValueError(str(error)) from None
 

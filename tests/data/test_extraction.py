@@ -15,8 +15,9 @@ from PIL import Image
 from tillwatch.clip_spec import FrameStep, Roi
 from tillwatch.data import extraction as extraction_module
 from tillwatch.data.catalog import find_clips
-from tillwatch.data.extraction import Extraction, ExtractionReport, extract, read_extraction
+from tillwatch.data.extraction import ExtractionReport, extract
 from tillwatch.data.frames import list_frames, read_frames
+from tillwatch.data.provenance import Extraction, read_extraction
 from tillwatch.data.video import decode_video, to_image
 from tillwatch.errors import ClipError, ConfigError, DataError, RunError
 from tillwatch.files import read_csv, write_csv, write_json

@@ -96,6 +96,23 @@ def test_kept_weights_are_those_of_the_best_epoch(tiny_run: tuple[Path, Path]) -
     assert all(torch.equal(kept[key], best[key]) for key in kept)
 
 
+def test_weights_of_an_earlier_epoch_are_kept_if_it_was_the_best(
+    tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 0.4, 0.9])
+    seen: list[torch.Tensor] = []
+
+    def validate(network: nn.Module, *args: Any) -> Any:
+        seen.append(network.state_dict()["fc.1.weight"].clone())
+        return loop._Validated(next(losses), 0.5)
+
+    monkeypatch.setattr(loop, "validate", validate)
+    train(frame_root, tmp_path / "run", tiny_config(epochs=3), quiet())
+    kept = torch.load(tmp_path / "run" / "model.pth", weights_only=True)["fc.1.weight"]
+    assert torch.equal(kept, seen[1])
+    assert not torch.equal(kept, seen[2])
+
+
 def test_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_does_not(
     tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any
 ) -> None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tillwatch.clip_spec import FrameStep, frame_indices, seconds_of
+from tillwatch.clip_spec import FrameStep, Roi, frame_indices, seconds_of
 from tillwatch.data.frames import check_frames, is_frame_file, list_frames, natural_key
+from tillwatch.data.provenance import EXTRACTION_JSON, check_region
 from tillwatch.data.video import is_video_file, probe_video
 from tillwatch.errors import ClipError, ConfigError, DataError, did_you_mean, one_line
 from tillwatch.files import read_csv
@@ -22,6 +23,7 @@ from tillwatch.files import read_csv
 CLIPS_CSV = "clips.csv"
 
 _NAMED_AT_MOST = 10
+_LONGEST_NAME = 1000  # file systems allow less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +246,7 @@ def search_folder(root: Path, classes: Sequence[str] | None = None, *, absent_ok
     return search
 
 
-def describe_clip(path: Path, num_frames: int, step: FrameStep) -> Clip:
+def describe_clip(path: Path, num_frames: int, step: FrameStep, roi: Roi | None = None) -> Clip:
     """Looks into one clip that need not be part of a data set.
 
     What ``extract`` wrote of a frame folder is read from the clips.csv two folders up, if it is there.
@@ -253,6 +255,7 @@ def describe_clip(path: Path, num_frames: int, step: FrameStep) -> Clip:
         path: a video file or a folder of images.
         num_frames: frames that will be taken; these are the ones checked.
         step: which frames of a source count.
+        roi: the region that its frames must show.
 
     Raises:
         ClipError: if it cannot be used.
@@ -264,9 +267,16 @@ def describe_clip(path: Path, num_frames: int, step: FrameStep) -> Clip:
         raise ClipError(f"{path} is neither a video nor a folder of frames.")
     root = path.resolve().parent.parent
     row: Mapping[str, str] = {}
-    if path.is_dir() and (root / CLIPS_CSV).is_file():
-        row = _read_clips_csv(root).get(f"{path.resolve().parent.name}/{path.resolve().name}", {})
-    return _open_clip(found, row, num_frames, step)
+    try:
+        if path.is_dir():
+            check_region(root, roi)
+        if path.is_dir() and (root / CLIPS_CSV).is_file():
+            row = _read_clips_csv(root).get(f"{path.resolve().parent.name}/{path.resolve().name}", {})
+        return _open_clip(found, row, num_frames, step)
+    except DataError as error:
+        # Whatever is wrong concerns this clip alone: a run of many goes on.
+        message = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise ClipError(message) from None
 
 
 def expand_paths(paths: Sequence[Path]) -> list[Path]:
@@ -314,8 +324,10 @@ def _class_folders(root: Path, search: Search) -> dict[str, Path]:
         if entry.name.startswith("."):
             continue
         if not entry.is_dir():
-            if entry.name not in (CLIPS_CSV, "extraction.json"):
+            if entry.name not in (CLIPS_CSV, EXTRACTION_JSON):
                 search.other_files.append(entry.name)
+        elif "," in entry.name or entry.name != entry.name.strip():
+            raise DataError(f"{entry}: a class name must not hold a comma or begin or end with a space; rename it.")
         elif _leads_back(entry):
             search.notes.append(f"folder {entry.name!r} left out: it is a link that leads back to {root}.")
         else:
@@ -526,6 +538,8 @@ def _read_clips_csv(root: Path) -> dict[str, dict[str, str]]:
         if not row["path"].strip():
             raise DataError(f"{path}: a row has no path.")
         name = posixpath.normpath(row["path"].replace("\\", "/"))  # theft/a/ is theft/a
+        if name.startswith(("/", "../")) or name in (".", "..") or len(name) > _LONGEST_NAME:
+            raise DataError(f"{path}: {name[:80]} must be a path below {root}.")
         if name in by_path:
             raise DataError(f"{path}: {name} stands there twice.")
         by_path[name] = row
@@ -566,8 +580,10 @@ def _number(row: Mapping[str, str], column: str) -> float | None:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise DataError(f"{CLIPS_CSV}: {column} of {row.get('path')} is {text!r}, not a positive number.")
+    if not 1e-3 <= number <= 1e6:
+        raise DataError(
+            f"{CLIPS_CSV}: {column} of {row.get('path')} is {text!r}, not a number between 0.001 and 1000000."
+        )
     return number
 
 

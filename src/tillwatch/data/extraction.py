@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import re
 import shutil
@@ -15,37 +14,14 @@ from typing import Any
 
 from PIL import Image
 
-from tillwatch.clip_spec import FrameStep, Roi, seconds_of
+from tillwatch.clip_spec import seconds_of
 from tillwatch.data.catalog import CLIPS_CSV, Found, Skip, count_and_names, search_folder
+from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.video import decode_video, probe_video, to_image
-from tillwatch.errors import ClipError, ConfigError, DataError, RunError, TillwatchError, one_line
+from tillwatch.errors import ClipError, DataError, RunError, TillwatchError, one_line
 from tillwatch.files import read_csv, write_csv, write_json
 
-EXTRACTION_JSON = "extraction.json"
 COLUMNS = ("path", "label", "group", "every", "fps", "seconds", "source")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """How frames were taken from videos; kept beside them as extraction.json.
-
-    Attributes:
-        step: which frames of a source are kept.
-        short_side: longest allowed short side in pixels; larger frames are shrunk to it.
-        quality: JPEG quality, 1 to 95.
-        roi: what is cut out of each frame; None for all of it.
-    """
-
-    step: FrameStep
-    short_side: int = 256
-    quality: int = 92
-    roi: Roi | None = None
-
-    def __post_init__(self) -> None:
-        if self.short_side < 16:
-            raise ConfigError(f"--short-side is {self.short_side}; it must be at least 16 pixels.")
-        if not 1 <= self.quality <= 95:
-            raise ConfigError(f"--quality is {self.quality}; it must be between 1 and 95.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,27 +94,6 @@ def extract(
         skipped=(*search.skipped, *taken, *skipped),
         notes=tuple(search.notes),
     )
-
-
-def read_extraction(root: Path) -> Extraction | None:
-    """Returns how the frames below ``root`` were extracted; None if no extraction.json says.
-
-    Raises:
-        DataError: if the file is damaged.
-    """
-    path = root / EXTRACTION_JSON
-    if not path.is_file():
-        return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Extraction(
-            step=FrameStep(**data["step"]),
-            short_side=int(data["short_side"]),
-            quality=int(data["quality"]),
-            roi=None if data["roi"] is None else Roi(**data["roi"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-        raise DataError(f"{path} is damaged ({one_line(error)}); extract again into another folder.") from None
 
 
 def _plan(found: Sequence[Found], rows: dict[str, dict[str, str]], dst: Path) -> tuple[list[_Job], list[Skip]]:

@@ -55,6 +55,8 @@ def check_frames(paths: Sequence[Path]) -> None:
         try:
             with Image.open(path) as image:
                 size = image.height, image.width
+                if image.mode.startswith(("I", "F")):
+                    raise ClipError(f"{path}: {image.mode} images have more than 8 bits a channel; convert them first.")
                 if path.suffix.lower() in _JPEG_SUFFIXES and not _ends_like_a_jpeg(path):
                     image.load()  # raises where pixels are missing; a lost end marker alone does no harm
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -102,6 +104,8 @@ def _read_frame(path: Path, resize: Size | None) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # odd metadata is no concern of ours
+            if image.mode.startswith(("I", "F")):
+                raise ClipError(f"{path}: {image.mode} images have more than 8 bits a channel; convert them first.")
             return np.asarray(resize_frame(image.convert("RGB"), resize))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ClipError(f"{path}: not a readable image ({_reason(error)}).") from None

@@ -1,8 +1,8 @@
 """Rendered till scenes whose class lies in the order of events alone, for the demo and the tests.
 
 A theft is a hand that takes a banknote from the till drawer to a pocket; a deposit is the same film
-played backwards. Every single frame is therefore as likely in one class as in the other, and
-mirroring a clip keeps its class: whoever tells them apart has used motion.
+played backwards. Both classes hold the very same frames: one of them tells nothing unless it is known where in the
+film it stands, and the middle frame stands in the middle of both. Mirroring a clip keeps its class.
 """
 
 from __future__ import annotations

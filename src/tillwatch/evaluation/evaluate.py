@@ -13,9 +13,10 @@ import yaml
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import ClipSpec
-from tillwatch.data.catalog import CLIPS_CSV, Clip, Skip, look_into, search_folder
+from tillwatch.data.catalog import CLIPS_CSV, Clip, Skip, count_and_names, look_into, search_folder
 from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.loader import evaluation_loader
+from tillwatch.data.provenance import check_region
 from tillwatch.data.splits import SIDES
 from tillwatch.errors import DataError, RunError, one_line
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
@@ -237,12 +238,18 @@ def evaluate_run(
     root = data or trained_on
     own = root.resolve() == trained_on.resolve()
     clips, notes, skipped = _clips_below(root, classifier.spec)
+    lost: list[str] = []
     if own or split is not None:
         split = split or reported
         absent = [clip.name for clip in clips if clip.name not in sides]
         if absent:
             notes.append(f"{len(absent)} clips of {root} were not in the run and are left out.")
         clips = [replace(clip, group=groups[clip.name]) for clip in clips if clip.name in sides]
+        here = {clip.name for clip in clips}
+        wanted = (*SIDES,) if split == "all" else (split,)
+        lost = [name for name, side in sides.items() if side in wanted and name not in here]
+        if lost:
+            notes.append(f"{count_and_names(lost)} of the run's clips cannot be read any more and are left out.")
     else:
         known = sum(sides.get(clip.name) == "train" for clip in clips)
         if known:
@@ -253,7 +260,8 @@ def evaluate_run(
         split, sides = "all", {clip.name: "all" for clip in clips}
     name = split if own else f"{root.resolve().name}-{split}"
     return evaluate_split(
-        run if own and split == reported else run / "evaluations" / name,
+        # The run's own figures are replaced only by figures of the same clips.
+        run if own and split == reported and not lost else run / "evaluations" / name,
         classifier,
         clips,
         sides,
@@ -268,6 +276,8 @@ def evaluate_run(
 
 def _clips_below(root: Path, spec: ClipSpec) -> tuple[list[Clip], list[str], tuple[Skip, ...]]:
     search = search_folder(root, spec.classes, absent_ok=True)
+    if not all(found.is_video for found in search.found):
+        check_region(root, spec.roi)
     notes = list(search.notes)
     catalog = look_into(search, num_frames=spec.num_frames, step=spec.step)
     return list(catalog.clips), notes, catalog.skipped
@@ -278,7 +288,7 @@ def _data_of(run: Path) -> Path:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Path(config["data"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} does not tell which data the run was trained on ({one_line(error)}).") from None
 
 
@@ -288,7 +298,7 @@ def _read_sides(run: Path) -> tuple[dict[str, str], dict[str, str]]:
     try:
         rows = [row for row in read_csv(path) if row["split"]]
         return {row["path"]: row["split"] for row in rows}, {row["path"]: row["group"] for row in rows}
-    except (OSError, KeyError, UnicodeDecodeError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise RunError(f"{path} does not tell how the clips were split ({one_line(error)}).") from None
 
 

@@ -130,6 +130,8 @@ def build_model(
     num_classes: int = 2,
     dropout: float = 0.5,
     weights: str | Path | None = KINETICS,
+    *,
+    keep_head: bool = True,
 ) -> nn.Module:
     """Builds a torchvision video network whose head is Dropout, then its own last layer for ``num_classes``.
 
@@ -141,7 +143,9 @@ def build_model(
         dropout: probability, in [0, 1).
         weights: "kinetics400" for torchvision's, from its cache or the network; None for none; or the path
             of a state dict, torchvision's with 400 classes (the head starts anew) or a Tillwatch model's
-            (its head is kept if it has as many classes), or of a folder that holds a model.pth.
+            (see ``keep_head``), or of a folder that holds a model.pth.
+        keep_head: whether the last layer of a Tillwatch model with as many classes is kept. Say False where
+            its outputs may be other classes, or the same in another order.
 
     Returns:
         The network, in training mode, float32. It maps ``(B, C, T, H, W)`` to logits ``(B, num_classes)``.
@@ -159,7 +163,7 @@ def build_model(
     model = known.builder(weights=None)
     _replace_head(model, known.head, num_classes, dropout)
     if state is not None:
-        _load_into(model, state, arch, known.head, str(weights))
+        _load_into(model, state, arch, known.head, str(weights), keep_head)
     return model
 
 
@@ -261,8 +265,10 @@ def _replace_head(model: nn.Module, head: str, num_classes: int, dropout: float)
     setattr(model, _head_parent(head), nn.Sequential(nn.Dropout(dropout), new))
 
 
-def _load_into(model: nn.Module, state: dict[str, torch.Tensor], arch: str, head: str, source: str) -> None:
-    """Loads the backbone, and the head where it is ours and has as many classes."""
+def _load_into(
+    model: nn.Module, state: dict[str, torch.Tensor], arch: str, head: str, source: str, keep_head: bool
+) -> None:
+    """Loads the backbone, and the head where it is ours, wanted, and has as many classes."""
     own = model.state_dict()
     parent = _head_parent(head)
     ours = f"{parent}.1.weight" in state and state[f"{parent}.1.weight"].shape[0] != 400
@@ -279,7 +285,7 @@ def _load_into(model: nn.Module, state: dict[str, torch.Tensor], arch: str, head
         )
     kept = {key: state[key] for key in wanted}
     head_keys = [f"{parent}.1.weight", f"{parent}.1.bias"]
-    if ours and all(key in state and state[key].shape == own[key].shape for key in head_keys):
+    if keep_head and ours and all(key in state and state[key].shape == own[key].shape for key in head_keys):
         kept |= {key: state[key] for key in head_keys}
     model.load_state_dict(kept, strict=False)
 

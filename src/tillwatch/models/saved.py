@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -126,7 +127,7 @@ class Classifier:
         if isinstance(clip, np.ndarray):
             frames, warning = self._frames_of_array(clip)
         else:
-            described = describe_clip(Path(clip), spec.num_frames, spec.step)
+            described = describe_clip(Path(clip), spec.num_frames, spec.step, spec.roi)
             frames = read_clip(described, spec.num_frames, spec.step, size, spec.roi)
             warning = _length_warning(spec, described.stepped_frames, described.seconds)
         tensor = self.transform(torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))))
@@ -134,7 +135,13 @@ class Classifier:
         return self.prediction(scores, (warning,) if warning else ())
 
     def prediction(self, scores: NDArray[np.float64], warnings: tuple[str, ...] = ()) -> Prediction:
-        """Puts names to the scores of one clip, float64 ``(num_classes,)``."""
+        """Puts names to the scores of one clip, float64 ``(num_classes,)``.
+
+        Raises:
+            ModelError: if they are not finite.
+        """
+        if not np.isfinite(scores).all():
+            raise ModelError("the scores are not finite; the weights are broken.")
         event_probability = self.event_probability(scores[None])[0]
         return Prediction(
             predicted=self.spec.classes[int(scores.argmax())],
@@ -239,6 +246,8 @@ def load_model(
         raise ModelError(f"{weights} is not the file that model.json describes (its SHA-256 differs).")
     try:
         temperature = float(record["temperature"])
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"temperature {temperature}")
         operating_point = OperatingPoint(**record["operating_point"])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path / 'model.json'} is malformed ({error!r}).") from None
@@ -250,6 +259,14 @@ def load_model(
         sha256=sha256,
         device=device,
     )
+
+
+def read_classes(folder: Path) -> tuple[str, ...] | None:
+    """Returns the classes that a model folder's outputs stand for; None if no model.json says."""
+    try:
+        return ClipSpec.from_json(_read_record(folder)).classes
+    except ModelError:
+        return None
 
 
 def choose_device(device: str) -> str:

@@ -20,30 +20,42 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event
-from tillwatch.config import TrainConfig, to_yaml
+from tillwatch.config import TrainConfig, read_yaml, to_yaml
 from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, Search, Skip, look_into, search_folder, too_many_skipped
 from tillwatch.data.dataset import VideoFrameDataset
-from tillwatch.data.extraction import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.loader import evaluation_loader, training_loader
+from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.sampler import BalancedSampler, derive_seed
 from tillwatch.data.splits import missing_classes, read_split_file, split_clips
 from tillwatch.data.transforms import train_transform
-from tillwatch.errors import ConfigError, DataError, RunError, one_line
+from tillwatch.errors import ConfigError, DataError, RunError, TillwatchError, one_line
 from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
 from tillwatch.evaluation.metrics import balanced_accuracy
-from tillwatch.files import write_csv, write_text
+from tillwatch.files import read_csv, write_csv, write_text
 from tillwatch.models.backbones import KINETICS, backbone, build_model, check_input_size, fetch_kinetics
 from tillwatch.models.folded import fold
 from tillwatch.models.saved import (
     Classifier,
     choose_device,
     eval_transform_of,
+    read_classes,
     save_model,
     save_state_dict,
     true_fp32,
 )
 from tillwatch.training.runlog import EpochMetrics, RunLog
 
+RUN_FILES = (
+    "classification_report.txt",
+    "clips.csv",
+    "config.yaml",
+    "evaluation.json",
+    "metrics.csv",
+    "model.json",
+    "model.pth",
+    "predictions.csv",
+)
+RUN_FOLDERS = ("checkpoints", "evaluations")
 CLIPS_COLUMNS = ("path", "label", "group", "split", "frames", "fps", "seconds", "status")
 
 # Streams of random numbers that must not meet.
@@ -90,14 +102,18 @@ def train(data: Path, out: Path, config: TrainConfig, log: RunLog | None = None)
         TillwatchError: before anything is written, if settings, data, weights or ``out`` cannot be used.
     """
     log = log or RunLog()
-    check_run_folder(out, config.overwrite)
+    check_run_folder(out, config.overwrite, reads=_paths_read(data, config))
     job = prepare(data, config, log)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, _INIT))
         network = build_model(
-            job.spec.arch, len(job.spec.classes), config.dropout, None if config.weights == "none" else config.weights
+            job.spec.arch,
+            len(job.spec.classes),
+            config.dropout,
+            None if config.weights == "none" else config.weights,
+            keep_head=_keeps_head(config.weights, job.spec, log),
         )
-        claim_run_folder(out, config.overwrite)
+        claim_run_folder(out)
         write_text(out / "config.yaml", to_yaml(_resolved(config, job), data.resolve(), out))
         _write_clips(out / CLIPS_CSV, job)
         network, skipped = fit(network, job, config, out, log)
@@ -358,12 +374,20 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
     return Job(spec=spec, catalog=catalog, sides=sides, device=device, precision=precision, workers=workers)
 
 
-def check_run_folder(out: Path, overwrite: bool) -> None:
-    """Refuses a run folder that holds something already.
+def check_run_folder(out: Path, overwrite: bool, reads: Sequence[Path] = ()) -> None:
+    """Refuses a run folder that holds something already, or that lies where its own training reads.
+
+    Args:
+        out: the run folder.
+        overwrite: whether an older run in it may be replaced.
+        reads: files and folders that training reads, the data folder first.
 
     Raises:
         RunError: unless it is absent or empty, or ``overwrite`` and it holds a run.
     """
+    place = out.resolve()
+    if reads and reads[0].resolve() in place.parents:
+        raise RunError(f"{out} lies inside the data folder {reads[0]}; give another --out.")
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir():
@@ -372,26 +396,54 @@ def check_run_folder(out: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise RunError(f"{out} exists already; give another --out, or --overwrite to replace the run in it.")
-    if not (out / "config.yaml").is_file():
+    for path in reads:
+        if place in (path.resolve(), *path.resolve().parents):
+            raise RunError(f"{out} holds {path}, which this training reads; give another --out.")
+    if not _holds_run(out):
         raise RunError(f"{out} holds files but no run, so --overwrite does not touch it; give another --out.")
 
 
-def claim_run_folder(out: Path, overwrite: bool) -> None:
-    """Makes the run folder, emptied of an older run if that was asked for.
+def claim_run_folder(out: Path) -> None:
+    """Makes the run folder, and removes the files of an older run; other files in it are left alone.
 
     Raises:
         RunError: if it cannot be written.
     """
-    check_run_folder(out, overwrite)
     try:
-        if out.is_dir() and any(out.iterdir()):
-            shutil.rmtree(out)
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
         probe.touch()
         probe.unlink()
+        for name in RUN_FILES:
+            (out / name).unlink(missing_ok=True)
+        for name in RUN_FOLDERS:
+            shutil.rmtree(out / name, ignore_errors=True)
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}); give another --out.") from None
+
+
+def _holds_run(out: Path) -> bool:
+    """Whether a folder has what every run has from its first epoch on."""
+    try:
+        config = read_yaml(out / "config.yaml")
+        return {"data", "out", "arch"} <= set(config) and "split" in read_csv(out / CLIPS_CSV)[0]
+    except (TillwatchError, OSError, ValueError, IndexError):
+        return False
+
+
+def _keeps_head(weights: str, spec: ClipSpec, log: RunLog) -> bool:
+    """Whether the last layer of other weights may be kept: only if its outputs are known to be the same classes."""
+    if weights in (KINETICS, "none"):
+        return False
+    folder = Path(weights) if Path(weights).is_dir() else Path(weights).parent
+    same = read_classes(folder) == spec.classes
+    log.say(f"starting from {weights}, with {'its last layer' if same else 'a new last layer'}")
+    return same
+
+
+def _paths_read(data: Path, config: TrainConfig) -> list[Path]:
+    paths = [data] if config.split_file is None else [data, config.split_file]
+    return paths if config.weights in (KINETICS, "none") else [*paths, Path(config.weights)]
 
 
 def _sizes(config: TrainConfig) -> tuple[int, Size, Size]:
@@ -436,11 +488,15 @@ def _split(catalog: Catalog, config: TrainConfig, log: RunLog) -> dict[str, str]
     if fixed is not None:
         added = sum(clip.name not in fixed for clip in catalog.clips)
         gone = len(fixed.keys() - {clip.name for clip in catalog.clips})
+        if added == len(catalog.clips):
+            raise DataError(f"--split-file {config.split_file} names none of the clips here; it is of other data.")
         log.say(f"split as in {config.split_file}; {added} clips are not in it, {gone} of its clips are not here")
     lacking = missing_classes(catalog.clips, sides)
     unusable = [(side, label) for side, label in lacking if side != "test"]
     if unusable:
         side, label = unusable[0]
+        if fixed is not None:
+            raise DataError(f"--split-file {config.split_file} leaves no clip of {label!r} for {side}.")
         groups = len({clip.group for clip in catalog.clips if clip.label == label})
         raise DataError(
             f"no clip of {label!r} is left for {side}: its clips fall into {groups} groups, and a group is never "
