@@ -628,4 +628,4 @@ def test_bad_extractions_are_refused(tmp_path: Path, make_video: Callable[..., P
         assert not (tmp_path / "frames").exists()
     (tmp_path / "dark" / "a").mkdir(parents=True)
     (tmp_path / "dark" / "a" / "1.mp4").touch()
-    assert "none of 1 videos could be read" in refused("extract", tmp_path / "dark", tmp_path / "f").err
+    assert "none of 1 videos could be extracted" in refused("extract", tmp_path / "dark", tmp_path / "f").err

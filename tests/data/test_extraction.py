@@ -408,7 +408,7 @@ def test_none_of_the_videos_can_be_read(tmp_path: Path, dst: Path) -> None:
     folder.mkdir(parents=True)
     for number in range(2):
         (folder / f"{number}.mp4").touch()
-    with pytest.raises(DataError, match=r"none of 2 videos could be read; the first, theft/0: the file is empty"):
+    with pytest.raises(DataError, match=r"none of 2 videos could be extracted; the first, theft/0: the file is empty"):
         extract(tmp_path / "videos", dst, ALL)
 
 
@@ -502,3 +502,92 @@ def test_frame_folders_among_the_videos_are_named(
     report = extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep()))
     assert report.written == ("theft/a",)
     assert any("theft/b" in note and "folders of frames already" in note for note in report.notes)
+
+
+def test_groups_and_columns_that_a_user_wrote_survive_extracting_again(
+    tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    make_video(tmp_path / "src" / "theft" / "a.mp4")
+    extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep()))
+    rows = read_csv(tmp_path / "frames" / "clips.csv")
+    columns = [*rows[0], "camera"]
+    write_csv(tmp_path / "frames" / "clips.csv", columns, [{**rows[0], "group": "monday", "camera": "till 2"}])
+    make_video(tmp_path / "src" / "theft" / "b.mp4")
+    extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep()))
+    after = {row["path"]: row for row in read_csv(tmp_path / "frames" / "clips.csv")}
+    assert (after["theft/a"]["group"], after["theft/a"]["camera"]) == ("monday", "till 2")
+    assert (after["theft/b"]["group"], after["theft/b"]["camera"]) == ("", "")
+    # What the source names counts more.
+    write_csv(
+        tmp_path / "src" / "clips.csv",
+        ("path", "label", "group"),
+        [{"path": "theft/a.mp4", "label": "theft", "group": "tuesday"}],
+    )
+    extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep()))
+    assert {r["path"]: r["group"] for r in read_csv(tmp_path / "frames" / "clips.csv")}["theft/a"] == "tuesday"
+
+
+def test_a_video_that_changed_is_extracted_again(tmp_path: Path, make_video: Callable[..., Path]) -> None:
+    video = make_video(tmp_path / "src" / "theft" / "a.mp4", num_frames=6)
+    extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep()))
+    video.unlink()
+    make_video(video, num_frames=9)
+    report = extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep()))
+    assert report.written == ("theft/a",)
+    assert len(list_frames(tmp_path / "frames" / "theft" / "a")) == 9
+    assert extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep())).written == ()
+
+
+def test_a_newer_video_of_a_name_whose_source_is_gone_does_not_pass_for_it(
+    tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    make_video(tmp_path / "card1" / "theft" / "IMG_0001.mp4", num_frames=6)
+    make_video(tmp_path / "card1" / "theft" / "IMG_0002.mp4", num_frames=6)
+    extract(tmp_path / "card1", tmp_path / "frames", Extraction(step=FrameStep()))
+    before = (tmp_path / "frames" / "clips.csv").read_text(encoding="utf-8")
+    shutil.rmtree(tmp_path / "card1")
+    make_video(tmp_path / "card2" / "theft" / "IMG_0001.mp4", num_frames=6, brightness=150)
+    with pytest.raises(DataError, match=r"IMG_0001 holds the frames of .*card1"):
+        extract(tmp_path / "card2", tmp_path / "frames", Extraction(step=FrameStep()))
+    assert (tmp_path / "frames" / "clips.csv").read_text(encoding="utf-8") == before
+
+
+def test_a_run_that_extracts_nothing_leaves_nothing_that_binds_the_next(
+    tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    (tmp_path / "src" / "theft").mkdir(parents=True)
+    (tmp_path / "src" / "theft" / "a.mp4").touch()
+    with pytest.raises(DataError):
+        extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep(every=2)))
+    make_video(tmp_path / "src" / "theft" / "b.mp4")
+    assert extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep(every=3))).written == ("theft/b",)
+
+
+@pytest.mark.parametrize("inside", [".", "theft", "frames"])
+def test_extracting_into_the_source_is_refused(tmp_path: Path, make_video: Callable[..., Path], inside: str) -> None:
+    make_video(tmp_path / "theft" / "a.mp4")
+    with pytest.raises(RunError, match="give another DST"):
+        extract(tmp_path, tmp_path / inside, Extraction(step=FrameStep()))
+    assert not (tmp_path / "clips.csv").exists()
+
+
+@pytest.mark.parametrize("content", [b"path;label\n", b"path,label\na\xfc,b\n"])
+def test_a_clips_csv_at_the_destination_that_is_none_is_refused(
+    tmp_path: Path, make_video: Callable[..., Path], content: bytes
+) -> None:
+    make_video(tmp_path / "src" / "theft" / "a.mp4")
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "clips.csv").write_bytes(content + b"x;y\n" if b";" in content else content)
+    with pytest.raises(DataError, match="cannot be read as a list of clips"):
+        extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep()))
+
+
+@pytest.mark.parametrize(("fps", "wanted"), [(11, 2), (12, 8), (25, 10), (50, 4), (30, 4)])
+def test_frames_at_a_rate_can_be_used_at_that_rate(
+    tmp_path: Path, make_video: Callable[..., Path], fps: int, wanted: float
+) -> None:
+    # 11 / 2 = 5.5 and the like: the rounded rate in clips.csv must not tip the balance the other way.
+    make_video(tmp_path / "src" / "theft" / "a.mp4", num_frames=14, fps=fps)
+    extract(tmp_path / "src", tmp_path / "frames", Extraction(step=FrameStep(fps=wanted)))
+    catalog = find_clips(tmp_path / "frames", num_frames=2, step=FrameStep(fps=wanted))
+    assert [clip.frame_step for clip in catalog.clips] == [1]

@@ -40,6 +40,7 @@ class _Job:
     folder: Path
     name: str  # of the clip, below the destination
     row: dict[str, str]  # what is known before extraction
+    old: dict[str, str]  # its row in the destination's clips.csv, empty if there is none
 
 
 def extract(
@@ -66,40 +67,46 @@ def extract(
         DataError: if there is no video, or none can be read.
         RunError: if ``dst`` holds frames extracted in another way or cannot be written.
     """
+    if src.resolve() in (dst.resolve(), *dst.resolve().parents):
+        raise RunError(f"{dst} lies inside {src}, where its frames would pass for clips to extract; give another DST.")
     search = search_folder(src)
-    jobs, taken = _plan(search.found, search.rows, dst)
-    if not jobs:
-        raise DataError(f"{src} holds no video in a class folder that is not in {dst} already.")
+    before = _read_rows(dst)
+    jobs, taken = _plan(search.found, search.rows, dst, before)
     frame_folders = [clip.name for clip in search.found if not clip.is_video]
+    if not jobs and not taken:
+        raise DataError(f"{src} holds no video in a class folder.")
     if frame_folders:
         search.notes.append(
             f"{count_and_names(frame_folders)} left out: folders of frames already; extract takes videos."
         )
     try:
         dst.mkdir(parents=True, exist_ok=True)
-        _claim(dst, extraction)
+        claimed = _claim(dst, extraction)
         rows, skipped = _run_jobs(jobs, extraction, workers, on_clip)
-        done_before = tuple(name for name, row in rows.items() if row.pop("done_before"))
-        old = {row["path"]: row for row in _read_rows(dst)}
-        merged = {**old, **{row["path"]: row for row in rows.values()}}
-        write_csv(dst / CLIPS_CSV, COLUMNS, [merged[path] for path in sorted(merged)])
+        if rows:
+            _write_rows(dst, {**before, **rows})
+        elif claimed:
+            (dst / EXTRACTION_JSON).unlink()  # nothing was extracted, so nothing was extracted that way
     except OSError as error:
         raise RunError(f"{dst} cannot be written ({error.strerror or one_line(error)}).") from None
+    skipped = [*taken, *skipped]
     if not rows:
         first = skipped[0]
-        raise DataError(f"none of {len(jobs)} videos could be read; the first, {first.name}: {first.reason}.")
+        raise DataError(f"none of {len(skipped)} videos could be extracted; the first, {first.name}: {first.reason}.")
+    done_before = tuple(name for name, row in rows.items() if row["done_before"])
     return ExtractionReport(
         written=tuple(name for name in rows if name not in set(done_before)),
         done_before=done_before,
-        skipped=(*search.skipped, *taken, *skipped),
+        skipped=(*search.skipped, *skipped),
         notes=tuple(search.notes),
     )
 
 
-def _plan(found: Sequence[Found], rows: dict[str, dict[str, str]], dst: Path) -> tuple[list[_Job], list[Skip]]:
+def _plan(
+    found: Sequence[Found], rows: dict[str, dict[str, str]], dst: Path, before: dict[str, dict[str, str]]
+) -> tuple[list[_Job], list[Skip]]:
     """Gives each video its folder; a video whose folder holds another one's frames is left out."""
-    before = {row["source"]: row["path"] for row in _read_rows(dst)}
-    owners = {path: source for source, path in before.items()}
+    paths = {row["source"]: path for path, row in before.items() if row.get("source")}
     videos = [clip for clip in found if clip.is_video]
     stems = [(clip.label, clip.path.stem) for clip in videos]
     jobs, taken = [], []
@@ -107,32 +114,35 @@ def _plan(found: Sequence[Found], rows: dict[str, dict[str, str]], dst: Path) ->
         # a.mp4 and a.avi would share a folder: then, and only then, the suffix stays.
         folder = clip.path.stem if stems.count(stem) == 1 else clip.path.name
         source = str(clip.path.resolve())
-        path = before.get(source, f"{clip.label}/{folder}")  # once extracted, a video keeps its folder
-        owner = owners.get(path, source)
+        path = paths.get(source, f"{clip.label}/{folder}")  # once extracted, a video keeps its folder
+        old = before.get(path, {})
+        owner = old.get("source") or source
         if owner != source and Path(owner).exists():  # a source that is gone was moved, or renamed above us
-            taken.append(Skip(clip.name, f"{dst / path} holds the frames of {owner}; extract into another folder"))
+            taken.append(_taken(clip.name, dst / path, owner))
             continue
-        row = {
-            "path": path,
-            "label": clip.label,
-            "group": rows.get(clip.name, {}).get("group", ""),
-            "source": source,
-        }
-        jobs.append(_Job(clip.path, dst / path, path, row))
+        group = rows.get(clip.name, {}).get("group") or old.get("group", "")
+        row = {"path": path, "label": clip.label, "group": group, "source": source}
+        jobs.append(_Job(clip.path, dst / path, path, row, old))
     return jobs, taken
 
 
-def _claim(dst: Path, extraction: Extraction) -> None:
-    """Writes extraction.json, or holds it against what is asked for now."""
+def _taken(name: str, folder: Path, owner: str) -> Skip:
+    return Skip(name, f"{folder} holds the frames of {owner}; extract into another folder")
+
+
+def _claim(dst: Path, extraction: Extraction) -> bool:
+    """Writes extraction.json, or holds it against what is asked for now; returns whether it was written."""
     before = read_extraction(dst)
     if before is None:
         write_json(dst / EXTRACTION_JSON, asdict(extraction))
-    elif before != extraction:
+        return True
+    if before != extraction:
         differing = [key for key, value in asdict(before).items() if asdict(extraction)[key] != value]
         raise RunError(
             f"{dst} holds frames extracted with another {' and '.join(differing)}; "
             "use the same settings, another folder, or remove it."
         )
+    return False
 
 
 def _run_jobs(
@@ -174,19 +184,28 @@ def _extract_clip(job: _Job, extraction: Extraction) -> dict[str, Any] | Skip:
         info = probe_video(job.video)
         fps = None if info.fps is None else float(info.fps)
         every = extraction.step.of_source(fps)
-        done_before = job.folder.is_dir()
-        if not done_before:
+        seconds = seconds_of(info.num_frames, fps)
+        row: dict[str, Any] = {
+            **job.row,
+            "every": every,
+            "fps": None if fps is None else f"{fps / every:.6f}".rstrip("0").rstrip("."),
+            "seconds": None if seconds is None else f"{seconds:.3f}",
+        }
+        there = job.folder.is_dir()
+        changed = there and _differs(job, row["seconds"] or "")
+        if changed and job.old and job.old.get("source") != job.row["source"]:
+            return _taken(job.name, job.folder, job.old.get("source", "another video"))
+        if not there or changed:
             _write_frames(job, every, extraction)
     except TillwatchError as error:
         return Skip(job.name, one_line(error).removeprefix(f"{job.video}: ").rstrip("."))
-    seconds = seconds_of(info.num_frames, fps)
-    return {
-        **job.row,
-        "every": every,
-        "fps": None if fps is None else f"{fps / every:.6f}".rstrip("0").rstrip("."),
-        "seconds": None if seconds is None else f"{seconds:.3f}",
-        "done_before": done_before,
-    }
+    return {**row, "done_before": there and not changed}
+
+
+def _differs(job: _Job, seconds: str) -> bool:
+    """Whether a video is not the one that its folder was extracted from: newer, or of another length."""
+    newer = job.video.stat().st_mtime > job.folder.stat().st_mtime
+    return newer or (bool(job.old) and job.old.get("seconds", "") != seconds)
 
 
 def _write_frames(job: _Job, every: int, extraction: Extraction) -> None:
@@ -207,6 +226,8 @@ def _write_frames(job: _Job, every: int, extraction: Extraction) -> None:
         if not written:
             raise ClipError(f"{job.video}: holds no frame.")
         aside.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+        if job.folder.is_dir():
+            shutil.rmtree(job.folder)  # of the same video before it changed
         aside.rename(job.folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -222,6 +243,21 @@ def _shrink(image: Image.Image, short_side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
-def _read_rows(dst: Path) -> list[dict[str, str]]:
+def _read_rows(dst: Path) -> dict[str, dict[str, str]]:
+    """Returns the rows of the destination's clips.csv by path; none if there is no such file."""
     path = dst / CLIPS_CSV
-    return read_csv(path) if path.is_file() else []
+    if not path.is_file():
+        return {}
+    try:
+        return {row["path"]: row for row in read_csv(path)}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} cannot be read as a list of clips ({one_line(error)}).") from None
+
+
+def _write_rows(dst: Path, rows: dict[str, dict[str, Any]]) -> None:
+    """Writes clips.csv, with whatever columns a user has added to it."""
+    old = _read_rows(dst)
+    added = [column for row in list(old.values())[:1] for column in row if column not in COLUMNS]
+    columns = [*COLUMNS, *added]
+    merged = [{**old.get(path, {}), **rows[path]} for path in sorted(rows)]
+    write_csv(dst / CLIPS_CSV, columns, [{column: row.get(column) for column in columns} for row in merged])
