@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 from cyclopts.argument import update_argument_collection
 
 from tillwatch import __version__
-from tillwatch.config import RECIPES, Names, TrainConfig, flag, read_yaml
+from tillwatch.config import RECIPES, MaybeWhole, Names, TrainConfig, Whole, flag, read_yaml
 from tillwatch.errors import ConfigError, TillwatchError, did_you_mean, one_line
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def extract(
     src: Path,
     dst: Path,
     *,
-    every: int = 1,
+    every: Whole = 1,
     fps: float | None = None,
-    short_side: int = 256,
-    quality: int = 92,
+    short_side: Whole = 256,
+    quality: Whole = 92,
     roi: str | None = None,
     workers: Annotated[int | None, Parameter(help="Videos at a time; one per core unless given.")] = None,
 ) -> None:
@@ -112,7 +112,7 @@ def evaluate(
     data: Path | None = None,
     *,
     split: Literal["test", "validation", "train", "all"] | None = None,
-    batch_size: int = 4,
+    batch_size: Whole = 4,
     workers: Workers = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
@@ -148,7 +148,11 @@ def predict(
     arch: str | None = None,
     classes: Names | None = None,
     event: Names | None = None,
-    num_frames: int | None = None,
+    num_frames: MaybeWhole = None,
+    every: Whole = 1,
+    resize: MaybeWhole = None,
+    crop: MaybeWhole = None,
+    normalize: bool = True,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Score clips: videos, frame folders, or folders of them.
@@ -160,16 +164,30 @@ def predict(
         arch: of a bare .pth.
         classes: of a bare .pth, in the order of its outputs.
         event: of a bare .pth, the classes worth an alarm.
-        num_frames: of a bare .pth.
+        num_frames: of a bare .pth, as the next four, where training differed from the network's own.
+        every: of a bare .pth: training took every k-th frame.
+        resize: of a bare .pth.
+        crop: of a bare .pth.
+        normalize: of a bare .pth.
         device: auto takes a GPU where there is one.
     """
     from tillwatch.data.catalog import expand_paths
     from tillwatch.errors import ClipError
-    from tillwatch.models.saved import load_model
+    from tillwatch.models.saved import Told, load_model
 
     if not paths:
         raise ConfigError("give at least one video or frame folder to predict.")
-    classifier = load_model(model, arch=arch, classes=classes, event=event, num_frames=num_frames, device=device)
+    told = Told(
+        arch=arch,
+        classes=classes,
+        event=event,
+        num_frames=num_frames,
+        every=every,
+        resize=resize,
+        crop=crop,
+        normalize=normalize,
+    )
+    classifier = load_model(model, told=told, device=device)
     for assumption in classifier.assumptions:
         _warn(assumption)
     records: list[dict[str, Any]] = []
@@ -198,7 +216,7 @@ def predict(
 def demo(
     *,
     out: Path = Path("tillwatch-demo"),
-    seed: int = 0,
+    seed: Whole = 0,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Render till-camera videos, train on some cameras, test on others: the whole main job in minutes.

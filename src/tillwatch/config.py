@@ -25,6 +25,18 @@ def _split_commas(_type: Any, tokens: tuple[Token, ...]) -> tuple[str, ...]:
 Names = Annotated[tuple[str, ...], Parameter(converter=_split_commas, consume_multiple=False, n_tokens=1, negative=())]
 
 
+def _whole_number(_type: Any, tokens: tuple[Token, ...]) -> int:
+    """Refuses 1.5, where the command-line library would cut the fraction off."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f'unable to convert "{tokens[0].value}" into int') from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole_number)]
+MaybeWhole = Annotated[int | None, Parameter(converter=_whole_number)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How to train. Validated as a whole: every problem is named at once.
@@ -67,29 +79,29 @@ class TrainConfig:
     event: Names | None = None
     arch: str = "r2plus1d_18"
     weights: str = "kinetics400"
-    num_frames: int | None = None
-    every: int | None = None
+    num_frames: MaybeWhole = None
+    every: MaybeWhole = None
     fps: float | None = None
-    resize: int | None = None
-    crop: int | None = None
+    resize: MaybeWhole = None
+    crop: MaybeWhole = None
     normalize: bool = True
     short: Literal["repeat", "skip", "error"] = "repeat"
     max_skipped: float = 0.05
     group_pattern: str | None = None
     split_file: Path | None = None
     hold_out: bool = True
-    epochs: int = 30
-    batch_size: int = 4
+    epochs: Whole = 30
+    batch_size: Whole = 4
     lr: float = 1e-4
     dropout: float = 0.5
-    lr_patience: int = 3
-    patience: int | None = None
+    lr_patience: Whole = 3
+    patience: MaybeWhole = None
     plateau_on: Literal["validation", "train"] = "validation"
     keep: Literal["best", "last"] = "best"
-    seed: int = 0
+    seed: Whole = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int | None = None
+    workers: MaybeWhole = None
     save_as: str | None = None
     overwrite: Annotated[bool, Parameter(negative=())] = False
 

@@ -19,7 +19,8 @@ from tillwatch.data.frames import read_frames
 from tillwatch.data.video import decode_video, to_image
 from tillwatch.errors import ClipError, ConfigError, ModelError
 from tillwatch.models.backbones import build_model
-from tillwatch.models.saved import Classifier, OperatingPoint, load_model, save_model, true_fp32
+from tillwatch.models.saved import Classifier, OperatingPoint, Told, load_model, save_model, true_fp32
+from tillwatch.training.loop import train
 
 
 def make_spec(**options: Any) -> ClipSpec:
@@ -211,14 +212,50 @@ def test_bare_state_dict_needs_network_and_classes_and_says_what_is_assumed(tiny
     clip = data / "theft" / "day0_0"
     with pytest.raises(ConfigError, match="--arch and --classes"):
         load_model(run / "model.pth")
-    bare = load_model(run / "model.pth", arch="tinynet", classes=["normal", "theft"])
+    bare = load_model(run / "model.pth", told=Told(arch="tinynet", classes=["normal", "theft"]))
     assert "outputs are normal, theft in this order" in bare.assumptions[0]
     assert bare.spec.event == ("theft",)
     assert bare.predict(clip).probabilities == load_model(run).predict(clip).probabilities
     with pytest.raises(ModelError, match="not those of a tinynet with 3 classes"):
-        load_model(run / "model.pth", arch="tinynet", classes=["a", "b", "normal"])
+        load_model(run / "model.pth", told=Told(arch="tinynet", classes=["a", "b", "normal"]))
     with pytest.raises(ConfigError, match="says itself"):
-        load_model(run, arch="tinynet")
+        load_model(run, told=Told(arch="tinynet"))
+
+
+def test_bare_state_dict_scores_as_its_run_when_told_how_it_was_trained(
+    tmp_path: Path, frame_root: Path, tiny_config: Any, quiet: Any
+) -> None:
+    """The way of docs/usage.md for the weights of the original recipe, whose preprocessing is not the default."""
+    recipe = {"every": 2, "normalize": False, "hold_out": False, "plateau_on": "train", "keep": "last"}
+    run = tmp_path / "run"
+    sizes: dict[str, Any] = {"resize": 34, "crop": 26, "num_frames": 5}
+    train(frame_root, run, tiny_config(save_as="w.pth", **recipe, **sizes), quiet())
+    told = Told(arch="tinynet", classes=["normal", "theft"], every=2, normalize=False, **sizes)
+    bare, whole = load_model(run / "w.pth", told=told), load_model(run)
+    assert bare.spec.preprocessing == whole.spec.preprocessing
+    assert (bare.spec.step, bare.spec.num_frames) == (whole.spec.step, whole.spec.num_frames)
+    clip = frame_root / "theft" / "clip0"
+    assert bare.predict(clip).probabilities == whole.predict(clip).probabilities
+    assert "5 frames, every 2 of the source, 34x34 cropped to 26x26, not normalised" in bare.assumptions[0]
+
+
+@pytest.mark.parametrize("wrong", [{"num_frames": 0}, {"crop": 50}, {"every": 0}, {"resize": -1}, {"num_frames": 2}])
+def test_impossible_words_of_a_bare_state_dict_are_refused(tiny_run: tuple[Path, Path], wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="--"):
+        load_model(tiny_run[1] / "model.pth", told=Told(arch="tinynet", classes=["normal", "theft"], **wrong))
+
+
+@pytest.mark.parametrize("temperature", [0, -1, float("nan"), "warm"])
+def test_senseless_temperatures_are_refused(model: Path, temperature: Any) -> None:
+    record = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    (model / "model.json").write_text(json.dumps({**record, "temperature": temperature}), encoding="utf-8")
+    with pytest.raises(ModelError, match="malformed"):
+        load_model(model)
+
+
+def test_scores_that_are_not_finite_are_an_error_and_no_prediction(model: Path) -> None:
+    with pytest.raises(ModelError, match="not finite"):
+        load_model(model).prediction(np.array([np.nan, 0.5, 0.5]))
 
 
 def test_model_folder_alone_is_enough(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:

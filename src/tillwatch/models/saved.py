@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from tillwatch.clip_spec import ClipSpec, Lengths, Preprocessing, choose_event, frame_indices
+from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, choose_event, frame_indices
 from tillwatch.data.catalog import describe_clip
 from tillwatch.data.dataset import read_clip
 from tillwatch.data.frames import resize_frame
@@ -208,34 +208,56 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_model(
-    path: str | Path,
-    *,
-    arch: str | None = None,
-    classes: Sequence[str] | None = None,
-    event: Sequence[str] | None = None,
-    num_frames: int | None = None,
-    device: str = "auto",
-) -> Classifier:
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a user says of a bare state dict, which says nothing itself.
+
+    Attributes:
+        arch, classes: must be given; the classes in the order of the outputs.
+        event: the classes worth an alarm, None to infer them.
+        num_frames, resize, crop: as in training, None for the network's own; sizes square, in pixels.
+        every: which frames of a source counted in training.
+        normalize: whether training normalised as torchvision's weights are.
+    """
+
+    arch: str | None = None
+    classes: Sequence[str] | None = None
+    event: Sequence[str] | None = None
+    num_frames: int | None = None
+    every: int = 1
+    resize: int | None = None
+    crop: int | None = None
+    normalize: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "resize", "crop"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+
+
+def load_model(path: str | Path, *, told: Told | None = None, device: str = "auto") -> Classifier:
     """Reads a run or model folder, verifying the weights against model.json, or a bare .pth.
 
     Args:
-        path: a folder with model.pth and model.json; or a state dict alone, which says nothing of how it
-            was trained: ``arch`` and ``classes`` must then be given, the rest is assumed and listed in
+        path: a folder with model.pth and model.json; or a state dict alone, which says nothing of how it was
+            trained.
+        told: what to believe of a bare state dict; the rest is assumed, and all of it listed in
             :attr:`Classifier.assumptions`.
-        arch, classes, event, num_frames: for a bare .pth only.
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
 
     Raises:
         ModelError: if files are missing, damaged or do not fit each other.
-        ConfigError: if a bare .pth comes without ``arch`` and ``classes``, or a folder comes with them.
+        ConfigError: if a bare .pth comes without network and classes, or a folder comes with them.
     """
-    path = Path(path)
+    path, told = Path(path), told or Told()
     device = choose_device(device)
     if path.is_file():
-        return _load_bare(path, arch, classes, event, num_frames, device)
-    if arch is not None or classes is not None or event is not None or num_frames is not None:
-        raise ConfigError(f"{path} says itself what it was trained on; --arch and --classes are for a bare .pth.")
+        return _load_bare(path, told, device)
+    if told != Told():
+        raise ConfigError(
+            f"{path} says itself what it was trained on; --arch, --classes and so on are for a bare .pth."
+        )
     record = _read_record(path)
     spec = ClipSpec.from_json(record)
     weights = path / "model.pth"
@@ -251,6 +273,10 @@ def load_model(
         operating_point = OperatingPoint(**record["operating_point"])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path / 'model.json'} is malformed ({error!r}).") from None
+    try:
+        check_input_size(spec.arch, spec.num_frames, spec.preprocessing.crop)
+    except ConfigError as error:
+        raise ModelError(f"{path / 'model.json'} is malformed: {error}") from None
     return Classifier(
         _rebuild(spec, read_state_dict(weights), weights),
         spec,
@@ -321,10 +347,6 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
 
 
 def _rebuild(spec: ClipSpec, state: Mapping[str, torch.Tensor], source: Path) -> nn.Module:
-    try:
-        check_input_size(spec.arch, spec.num_frames, spec.preprocessing.crop)
-    except ConfigError as error:
-        raise ModelError(f"model.json beside {source}: {error}") from None
     network = build_model(spec.arch, len(spec.classes), weights=None)
     try:
         network.load_state_dict(dict(state), strict=True)
@@ -336,36 +358,35 @@ def _rebuild(spec: ClipSpec, state: Mapping[str, torch.Tensor], source: Path) ->
     return network
 
 
-def _load_bare(
-    path: Path,
-    arch: str | None,
-    classes: Sequence[str] | None,
-    event: Sequence[str] | None,
-    num_frames: int | None,
-    device: str,
-) -> Classifier:
-    if arch is None or not classes:
+def _load_bare(path: Path, told: Told, device: str) -> Classifier:
+    if told.arch is None or not told.classes:
         raise ConfigError(
             f"{path} is a bare state dict; say what it is with --arch and --classes, in the order of its outputs, "
             "or give the run folder."
         )
-    known = backbone(arch)
+    known = backbone(told.arch)
+    resize, crop = told.resize or known.resize, told.crop or known.crop
+    if crop > resize:
+        raise ConfigError(f"--crop {crop} is larger than --resize {resize}; crop at most what is there.")
     spec = ClipSpec(
-        arch=arch,
-        classes=tuple(classes),
-        event=choose_event(classes, event),
-        num_frames=num_frames or known.num_frames,
+        arch=told.arch,
+        classes=tuple(told.classes),
+        event=choose_event(told.classes, told.event),
+        num_frames=told.num_frames or known.num_frames,
+        step=FrameStep(every=told.every),
         preprocessing=Preprocessing(
-            resize=(known.resize, known.resize),
-            crop=(known.crop, known.crop),
-            mean=known.mean,
-            std=known.std,
+            resize=(resize, resize),
+            crop=(crop, crop),
+            mean=known.mean if told.normalize else None,
+            std=known.std if told.normalize else None,
         ),
     )
+    check_input_size(spec.arch, spec.num_frames, spec.preprocessing.crop)
+    normalized = "normalised as torchvision's weights are" if told.normalize else "not normalised"
     assumption = (
-        f"{path.name} does not say how it was trained; assumed: outputs are {', '.join(classes)} in this order, "
-        f"{spec.num_frames} frames of every source frame, {known.resize}x{known.resize} cropped to "
-        f"{known.crop}x{known.crop}, normalised as torchvision's weights are. If one is wrong, so are the scores."
+        f"{path.name} does not say how it was trained; assumed: outputs are {', '.join(spec.classes)} in this order, "
+        f"{spec.num_frames} frames, {spec.step} of the source, {resize}x{resize} cropped to {crop}x{crop}, "
+        f"{normalized}. If one is wrong, so are the scores."
     )
     network = _rebuild(spec, read_state_dict(path), path)
     return Classifier(network, spec, sha256=sha256_of(path), assumptions=[assumption], device=device)
