@@ -49,6 +49,11 @@ def main() -> None:
         f"{np.abs(frames - video).mean():.4f} in the mean, {np.abs(frames - video).max():.4f} at most; spread of the "
         f"probabilities {frames.std():.3f}"
     )
+    correlation = np.corrcoef(frames, video)[0, 1]
+    print(
+        f"correlation {correlation:.3f}; above one half: {(frames > 0.5).sum()} by frames, "
+        f"{(video > 0.5).sum()} by video"
+    )
     print(f"same label in {same[clear].sum()} of {clear.sum()} clips more than 0.05 from one half, {same.sum()} of all")
 
 

@@ -207,6 +207,15 @@ def test_configuration_file_is_overridden_by_flags_and_overrides_the_recipe(
     assert written["dropout"] == 0.5, "the default"
 
 
+def test_a_rate_takes_the_place_of_the_recipes_step(tmp_path: Path, frame_root: Path, run_cli: Run) -> None:
+    flags = ["--recipe", "original", "--fps", "2", "--num-frames", "4", "--resize", "28", "--crop", "24"]
+    result = run_cli("train", frame_root, "--out", tmp_path / "run", *tiny(*flags))
+    assert result.code == 0, result.err
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    assert written["fps"] == 2.0
+    assert "every" not in written
+
+
 def test_config_yaml_of_a_run_repeats_it(tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run) -> None:
     result = run_cli("train", "--config", tiny_run[1] / "config.yaml", "--out", tmp_path / "again")
     assert result.code == 0, result.err
@@ -457,6 +466,34 @@ def test_empty_class_folder_is_refused_by_name(frame_root: Path, out: Path, refu
     assert f"{frame_root / 'shoplifting'} holds no clip" in error
 
 
+@pytest.mark.parametrize("name", ["a,b", " lead", "trail "])
+def test_class_names_that_no_flag_could_name_are_refused(frame_root: Path, out: Path, refused: Run, name: str) -> None:
+    (frame_root / "theft").rename(frame_root / name)
+    assert (
+        "must not hold a comma or begin or end with a space" in refused("train", frame_root, "--out", out, *tiny()).err
+    )
+
+
+def test_split_files_that_do_not_fit_are_refused(frame_root: Path, out: Path, tmp_path: Path, refused: Run) -> None:
+    file = tmp_path / "split.csv"
+    file.write_text("path,split\nelsewhere/a,train\n", encoding="utf-8")
+    flags = ["--split-file", file]
+    assert "names none of the clips here" in refused("train", frame_root, "--out", out, *tiny(*flags)).err
+    rows = [f"{path.parent.name}/{path.name},train" for path in frame_root.glob("*/*")]
+    file.write_text("path,split\n" + "\n".join(rows), encoding="utf-8")
+    assert "leaves no clip of 'normal' for validation" in refused("train", frame_root, "--out", out, *tiny(*flags)).err
+
+
+def test_a_folder_taken_away_midway_is_one_line(
+    frame_root: Path, out: Path, refused: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*arguments: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory", str(out / "metrics.csv"))
+
+    monkeypatch.setattr("tillwatch.training.runlog.write_csv", gone)
+    assert "the file system refused" in refused("train", frame_root, "--out", out, *tiny()).err
+
+
 def test_one_class_only_is_refused(frame_root: Path, out: Path, refused: Run) -> None:
     shutil.rmtree(frame_root / "normal")
     assert "one class only, theft" in refused("train", frame_root, "--out", out, *tiny()).err
@@ -601,6 +638,7 @@ def test_bad_predictions_are_refused(tiny_run: tuple[Path, Path], tmp_path: Path
     clip = data / "theft" / "day0_0"
     assert "nowhere does not exist" in refused("predict", run, tmp_path / "nowhere").err
     assert "does not exist" in refused("predict", tmp_path / "nowhere", clip).err
+    assert "give the run folder" in refused("evaluate", run / "model.pth").err
     assert "--arch and --classes" in refused("predict", run / "model.pth", clip).err
     assert "is for" not in refused("predict", run, clip, "--arch", "tinynet").out
     (tmp_path / "hollow").mkdir()

@@ -15,7 +15,7 @@ from cyclopts.argument import update_argument_collection
 
 from tillwatch import __version__
 from tillwatch.config import RECIPES, MaybeWhole, Names, TrainConfig, Whole, flag, read_yaml
-from tillwatch.errors import ConfigError, TillwatchError, did_you_mean, one_line
+from tillwatch.errors import ConfigError, RunError, TillwatchError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from tillwatch.evaluation.evaluate import Evaluation
@@ -130,6 +130,8 @@ def evaluate(
     from tillwatch.training.runlog import RunLog
 
     _at_least_one("--batch-size", batch_size)
+    if run.is_file():
+        raise RunError(f"{run} is a file; give the run folder.")
     classifier = load_model(run, device=device)
     with RunLog().progress("evaluating") as on_batch:
         evaluation = evaluate_run(

@@ -63,10 +63,17 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            rows = csv.DictReader(file, skipinitialspace=True)
-            return [{k.strip(): (v or "").strip() for k, v in row.items() if k is not None} for row in rows]
+            return [
+                {name.strip(): _field(name.strip(), value) for name, value in row.items() if name is not None}
+                for row in csv.DictReader(file)
+            ]
         except csv.Error as error:
             raise ValueError(str(error)) from None
+
+
+def _field(name: str, value: str | None) -> str:
+    """Spaces around a field mean nothing, except in the names of files."""
+    return (value or "") if name in ("path", "source") else (value or "").strip()
 
 
 def _umask() -> int:

@@ -748,3 +748,20 @@ def test_a_storage_folder_whose_clips_are_all_labelled_by_rows_is_no_class(
         f"{inner}/b": ("normal", "y"),
     }
     assert catalog.skipped == ()
+
+
+@pytest.mark.parametrize("path", ["../elsewhere/a", "/etc/passwd", ".", "a" * 5000])
+def test_rows_that_lead_out_of_the_data_folder_are_refused(
+    tmp_path: Path, make_frames: Callable[..., Path], path: str
+) -> None:
+    make_frames(tmp_path / "theft" / "a", num_frames=4)
+    (tmp_path / "clips.csv").write_text(f"path,label\n{path},theft\n", encoding="utf-8")
+    with pytest.raises(DataError, match="must be a path below"):
+        find_clips(tmp_path, num_frames=4)
+
+
+def test_spaces_around_fields_of_clips_csv_mean_nothing(tmp_path: Path, make_frames: Callable[..., Path]) -> None:
+    for name in ("a", "b"):
+        make_frames(tmp_path / "theft" / name, num_frames=4)
+    (tmp_path / "clips.csv").write_text("path,label, group\ntheft/a,theft, day0 \ntheft/b,theft,day0\n", "utf-8")
+    assert [clip.group for clip in find_clips(tmp_path, num_frames=4).clips] == ["day0", "day0"]

@@ -199,3 +199,13 @@ def test_frames_of_two_sizes(tmp_path: Path) -> None:
         read_frames(paths)
     check_frames(paths[:2])
     assert read_frames(paths, (16, 16)).shape == (3, 16, 16, 3)  # squeezed to one size they can be stacked
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_images_of_more_than_8_bits_are_refused_rather_than_read_white(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("frame.png" if mode == "I;16" else "frame.tif")
+    Image.new(mode, (20, 20), 3000).save(path)
+    with pytest.raises(ClipError, match="more than 8 bits"):
+        check_frames([path])
+    with pytest.raises(ClipError, match="more than 8 bits"):
+        read_frames([path])
