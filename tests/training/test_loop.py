@@ -22,6 +22,7 @@ from tillwatch.evaluation.evaluate import TRAINED_ON_NOTE
 from tillwatch.models.saved import load_model, sha256_of
 from tillwatch.training import loop
 from tillwatch.training.loop import train
+from tillwatch.training.prepare import Job
 
 Config = Callable[..., TrainConfig]
 
@@ -215,7 +216,7 @@ def test_clip_deleted_midway_is_named_and_left_out(
     original = loop.make_loaders
     removed = []
 
-    def lose_one(job: loop.Job, config: TrainConfig) -> Any:
+    def lose_one(job: Job, config: TrainConfig) -> Any:
         removed.append(job.side("train")[0].name)
         shutil.rmtree(job.side("train")[0].path)
         return original(job, config)
