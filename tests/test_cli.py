@@ -432,6 +432,7 @@ def test_all_problems_of_a_configuration_are_named_at_once(frame_root: Path, out
     [
         ("lerning_rate: 1\n", "unknown key 'lerning_rate'"),
         ("batch_sise: 4\n", "Did you mean 'batch_size'?"),
+        ("batch_size: 2\nbatch-size: 3\n", "has both 'batch-size' and 'batch_size'"),
         ("- 1\n- 2\n", "must hold lines of the form key: value"),
         ("lr: [1\n", "is no YAML"),
         ("lr: fast\n", "[lr]"),

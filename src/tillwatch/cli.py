@@ -268,6 +268,8 @@ def _apply_config_file(app: App, commands: tuple[str, ...], arguments: Any) -> N
         for key in values:
             if key.replace("-", "_") not in known:
                 raise ConfigError(f"--config {path} has the unknown key {key!r}.{did_you_mean(key, known)}")
+            if "-" in key and key.replace("-", "_") in values:
+                raise ConfigError(f"--config {path} has both {key!r} and {key.replace('-', '_')!r}; keep one.")
         _fill(app, arguments, {key.replace("_", "-"): value for key, value in values.items()}, path)
     recipe = _given(arguments, "--recipe")
     if recipe in RECIPES:
