@@ -351,22 +351,25 @@ def test_region_and_step_of_training_hold_on_every_path(
         assert "show another region" in result.err
 
 
+@pytest.mark.parametrize("side", ["test", "validation"])  # validation clips are scored beside the test's
 def test_evaluation_says_which_clips_are_gone_and_keeps_the_runs_own_figures(
-    tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run
+    tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run, side: str
 ) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(tiny_run[0], data)
     shutil.copytree(tiny_run[1], run)
     config = (run / "config.yaml").read_text(encoding="utf-8")
     (run / "config.yaml").write_text(config.replace(str(tiny_run[0].resolve()), str(data)), encoding="utf-8")
-    gone = next(row["path"] for row in rows_of(run / "clips.csv") if row["split"] == "test")
+    gone = next(row["path"] for row in rows_of(run / "clips.csv") if row["split"] == side)
     shutil.rmtree(data / gone)
     before = (run / "evaluation.json").read_text(encoding="utf-8")
+    scored = (run / "predictions.csv").read_text(encoding="utf-8")
     result = run_cli("evaluate", run, "--workers", "0")
+    assert (run / "predictions.csv").read_text(encoding="utf-8") == scored
     assert f"1 ({gone}) of the run's clips cannot be read any more" in result.out
     assert (run / "evaluation.json").read_text(encoding="utf-8") == before
     record = json.loads((run / "evaluations" / "test" / "evaluation.json").read_text(encoding="utf-8"))
-    assert record["clips"] == json.loads(before)["clips"] - 1
+    assert record["clips"] == json.loads(before)["clips"] - (side == "test")
 
 
 # Bad input

@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 from cyclopts.argument import update_argument_collection
 
 from tillwatch import __version__
-from tillwatch.config import RECIPES, MaybeWhole, Names, TrainConfig, Whole, flag, read_yaml
+from tillwatch.config import RECIPES, MaybeWhole, Names, TrainConfig, Whole, default_workers, flag, read_yaml
 from tillwatch.errors import ConfigError, RunError, TillwatchError, did_you_mean, one_line
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ def _print_prediction(path: Path, prediction: Prediction) -> None:
 def _workers(workers: int | None) -> int:
     if workers is not None and workers < 0:
         raise ConfigError(f"--workers is {workers}; it must be at least 0.")
-    return max(0, min(4, (os.cpu_count() or 1) - 1)) if workers is None else workers
+    return default_workers() if workers is None else workers
 
 
 def _at_least_one(name: str, value: int) -> None:

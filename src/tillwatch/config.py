@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -161,6 +162,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "save_as": "improved_cashlifting_model_01.pth",
     },
 }
+
+
+def default_workers() -> int:
+    """Returns how many processes read clips unless told: one per core but one, at most 4."""
+    return max(0, min(4, (os.cpu_count() or 1) - 1))
 
 
 def flag(name: str) -> str:

@@ -84,7 +84,7 @@ def extract(
         claimed = _claim(dst, extraction)
         rows, skipped = _run_jobs(jobs, extraction, workers, on_clip)
         if rows:
-            _write_rows(dst, {**before, **rows})
+            _write_rows(dst, before, rows)
         elif claimed:
             (dst / EXTRACTION_JSON).unlink()  # nothing was extracted, so nothing was extracted that way
     except OSError as error:
@@ -254,10 +254,9 @@ def _read_rows(dst: Path) -> dict[str, dict[str, str]]:
         raise DataError(f"{path} cannot be read as a list of clips ({one_line(error)}).") from None
 
 
-def _write_rows(dst: Path, rows: dict[str, dict[str, Any]]) -> None:
-    """Writes clips.csv, with whatever columns a user has added to it."""
-    old = _read_rows(dst)
-    added = [column for row in list(old.values())[:1] for column in row if column not in COLUMNS]
+def _write_rows(dst: Path, before: dict[str, dict[str, str]], rows: dict[str, dict[str, Any]]) -> None:
+    """Writes clips.csv: the rows there before, the new ones, and whatever columns a user has added."""
+    added = [column for row in list(before.values())[:1] for column in row if column not in COLUMNS]
     columns = [*COLUMNS, *added]
-    merged = [{**old.get(path, {}), **rows[path]} for path in sorted(rows)]
+    merged = [{**before.get(path, {}), **rows.get(path, {})} for path in sorted({*before, *rows})]
     write_csv(dst / CLIPS_CSV, columns, [{column: row.get(column) for column in columns} for row in merged])

@@ -188,8 +188,7 @@ def evaluate_split(
         DataError: if the split has no clip that can be scored.
         RunError: if the folder cannot be written.
     """
-    wanted = {"test": ("validation", "test"), "all": (*SIDES, "all")}.get(split, (split,))
-    chosen = [clip for clip in clips if sides[clip.name] in wanted]
+    chosen = [clip for clip in clips if sides[clip.name] in _scored_with(split)]
     if not any(split in ("all", sides[clip.name]) for clip in chosen):
         raise DataError(f"no clip is on the side {split!r}; there are {', '.join(sorted(set(sides.values())))}.")
     if any(sides[clip.name] == "train" for clip in chosen):
@@ -246,8 +245,7 @@ def evaluate_run(
             notes.append(f"{len(absent)} clips of {root} were not in the run and are left out.")
         clips = [replace(clip, group=groups[clip.name]) for clip in clips if clip.name in sides]
         here = {clip.name for clip in clips}
-        wanted = (*SIDES,) if split == "all" else (split,)
-        lost = [name for name, side in sides.items() if side in wanted and name not in here]
+        lost = [name for name, side in sides.items() if side in _scored_with(split) and name not in here]
         if lost:
             notes.append(f"{count_and_names(lost)} of the run's clips cannot be read any more and are left out.")
     else:
@@ -272,6 +270,11 @@ def evaluate_run(
         workers=workers,
         on_batch=on_batch,
     )
+
+
+def _scored_with(split: str) -> tuple[str, ...]:
+    """Returns the sides whose clips stand in predictions.csv when a split is evaluated."""
+    return {"test": ("validation", "test"), "all": (*SIDES, "all")}.get(split, (split,))
 
 
 def _clips_below(root: Path, spec: ClipSpec) -> tuple[list[Clip], list[str], tuple[Skip, ...]]:

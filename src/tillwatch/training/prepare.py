@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Literal
 import torch
 
 from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event
-from tillwatch.config import TrainConfig
+from tillwatch.config import TrainConfig, default_workers
 from tillwatch.data.catalog import Catalog, Clip, Search, look_into, search_folder, too_many_skipped
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.splits import missing_classes, read_split_file, split_clips
@@ -104,7 +103,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
     groups = len({clip.group for clip in catalog.clips})
     log.say(f"{len(catalog.clips)} clips in {groups} groups: {counts}; the event is {', '.join(event)}")
     log.say(f"{config.arch} on {device} in {precision}, {num_frames} x {crop[0]} x {crop[1]}, {step}")
-    workers = max(0, min(4, (os.cpu_count() or 1) - 1)) if config.workers is None else config.workers
+    workers = default_workers() if config.workers is None else config.workers
     return Job(spec=spec, catalog=catalog, sides=sides, device=device, precision=precision, workers=workers)
 
 
