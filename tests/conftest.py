@@ -106,6 +106,15 @@ class TinyWeights:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps decoded clips out of the user's cache folder, on a disk however full."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tillwatch.data.store.KEEP_FREE", 0)
+        patch.setenv("TILLWATCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _tiny_backbone() -> Iterator[None]:
     """Makes ``--arch tinynet`` a network like the others, for tests that need any network, not a good one."""
     BACKBONES["tinynet"] = Backbone(

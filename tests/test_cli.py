@@ -416,6 +416,14 @@ def out(tmp_path: Path) -> Path:
         (["--short", "error", "--num-frames", "13"], "fewer than 13 frames in 16"),
         (["--split-file", "/no/such.csv"], "--split-file /no/such.csv cannot be read"),
         (["--config", "/no/such.yaml"], "--config /no/such.yaml cannot be read"),
+        (["--precision", "fp16", "--device", "cpu"], "--precision fp16 needs a GPU"),
+        (["--precision", "fp8"], "--precision"),
+        (["--early-share", "2"], "--early-share is 2.0; it must be a share between 0 and 1"),
+        (["--early-frames", "0"], "--early-frames is 0.0; it must be a share above 0"),
+        (["--early-share", "0.5", "--freeze", "backbone"], "drop --early-share"),
+        (["--recipe", "fast", "--freeze", "backbone"], "or --recipe fast"),
+        (["--recipe", "fast", "--arch", "mvit_v2_s"], "mvit_v2_s takes clips of one size only"),
+        (["--no-cache", "--cache-folder", "x"], "--no-cache and --cache-folder exclude each other"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(
@@ -674,3 +682,40 @@ def test_bad_extractions_are_refused(tmp_path: Path, make_video: Callable[..., P
     (tmp_path / "dark" / "a").mkdir(parents=True)
     (tmp_path / "dark" / "a" / "1.mp4").touch()
     assert "none of 1 videos could be extracted" in refused("extract", tmp_path / "dark", tmp_path / "f").err
+
+
+# --- the store of decoded clips ----------------------------------------------------------------------
+
+
+def test_cache_lists_verifies_and_prunes(frame_root: Path, out: Path, tmp_path: Path, run_cli: Run) -> None:
+    cache = tmp_path / "cache"
+    assert run_cli("train", frame_root, "--out", out, "--cache-folder", cache, *tiny()).code == 0
+    held = len(list(cache.glob("??/*.clip")))
+    listed = run_cli("cache", "list", "--cache-folder", cache)
+    assert listed.out.splitlines()[0].startswith(f"{frame_root}: 4 frames of 28x28, {held} clips, 0.")
+    assert listed.out.splitlines()[-1].startswith(f"{cache}: {held} clips")
+    damaged = next(cache.glob("??/*.clip"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    verified = run_cli("cache", "verify", "--cache-folder", cache)
+    assert verified.out.strip() == f"{cache}: {held} clips read, 1 of them damaged and removed"
+    assert f"{damaged} removed" in verified.err
+    next(cache.glob("??/*.clip")).write_bytes(b"no head")
+    assert "damaged entries: unknown, 1 clips, 0.000 GB" in run_cli("cache", "list", "--cache-folder", cache).out
+    pruned = run_cli("cache", "prune", "--max-size", "30kB", "--cache-folder", cache)
+    left = sum(path.stat().st_size for path in cache.glob("??/*.clip"))
+    assert 0 < left <= 30_000
+    assert pruned.out.startswith(f"{cache}: removed ")
+    run_cli("cache", "prune", "--max-size", "0", "--cache-folder", cache)
+    assert not list(cache.glob("??/*.clip"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prune", "--max-size", "much"), "--max-size is 'much'; it must be a size such as 5GB"),
+        (("prune", "--max-size", "-1"), "--max-size"),
+        (("list", "--cache-folder", "nowhere"), "--cache-folder nowhere is not a folder"),
+    ],
+)
+def test_bad_cache_commands_are_refused(arguments: tuple[str, ...], message: str, refused: Run) -> None:
+    assert message in refused("cache", *arguments).err

@@ -16,6 +16,7 @@ from tillwatch.clip_spec import (
     Preprocessing,
     Roi,
     choose_event,
+    draft_for,
     frame_indices,
     seconds_of,
 )
@@ -432,3 +433,15 @@ def test_choose_event(classes: list[str], wanted: list[str] | None, expected: tu
 def test_an_event_that_is_not_settled_is_refused(classes: list[str], wanted: list[str] | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         choose_event(classes, wanted)
+
+
+def test_reduced_decoding_is_named_in_the_steps_and_older_models_keep_decoding_whole() -> None:
+    new = Preprocessing(resize=(128, 128), crop=(112, 112), mean=None, std=None, draft=draft_for((128, 128)))
+    decode = new.to_steps()[0]
+    assert decode["jpeg_draft"] == {"height": 256, "width": 256, "method": "PIL.Image.draft"}
+    assert Preprocessing.from_steps(new.to_steps()) == new
+    old = [{key: value for key, value in decode.items() if key != "jpeg_draft"}, *new.to_steps()[1:]]
+    assert Preprocessing.from_steps(old).draft is None
+    for wrong in ({"height": 256}, {"height": 256, "width": 256, "method": "guess"}, 256, {"height": "x", "width": 2}):
+        with pytest.raises(ModelError, match="preprocessing steps"):
+            Preprocessing.from_steps([{**decode, "jpeg_draft": wrong}, *new.to_steps()[1:]])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -18,6 +20,7 @@ from tillwatch.config import RECIPES, MaybeWhole, Names, TrainConfig, Whole, def
 from tillwatch.errors import ConfigError, RunError, TillwatchError, did_you_mean, one_line
 
 if TYPE_CHECKING:
+    from tillwatch.data.store import ClipStore, Entry
     from tillwatch.evaluation.evaluate import Evaluation
     from tillwatch.models.saved import Prediction
 
@@ -214,6 +217,51 @@ def predict(
         raise ClipError(f"none of {len(records)} clips could be scored.")
 
 
+cache = App(name="cache", help="Look at, check and shrink the store of decoded clips.")
+app.command(cache)
+
+CacheFolder = Annotated[
+    Path | None, Parameter(help="Where the clips are; the user's cache folder, or $TILLWATCH_CACHE, unless given.")
+]
+
+
+@cache.command(name="list")
+def cache_list(*, cache_folder: CacheFolder = None) -> None:
+    """Print what is kept: a line for each data folder and way of reading, the last used first."""
+    store = _open_store(cache_folder)
+    lots: dict[tuple[str, str], list[Entry]] = {}
+    for entry in store.entries():
+        root = str(Path(entry.source).parent.parent) if entry.source else "damaged entries"
+        lots.setdefault((root, entry.what), []).append(entry)
+    for (root, what), entries in sorted(lots.items(), key=lambda lot: -max(entry.used for entry in lot[1])):
+        used = datetime.fromtimestamp(max(entry.used for entry in entries)).strftime("%Y-%m-%d %H:%M")
+        print(f"{root}: {what}, {_clips_and_size(entries)}, last used {used}")
+    everything = [entry for entries in lots.values() for entry in entries]
+    print(f"{store.folder}: {_clips_and_size(everything)}")
+
+
+@cache.command(name="verify")
+def cache_verify(*, cache_folder: CacheFolder = None) -> None:
+    """Read every kept clip whole, and remove the damaged ones: they are decoded anew when they are wanted."""
+    store = _open_store(cache_folder)
+    count, damaged = store.verify()
+    for entry in damaged:
+        _warn(f"{entry.path} removed: {entry.damage} (of {entry.source or 'an unknown clip'})")
+    print(f"{store.folder}: {count} clips read, {len(damaged)} of them damaged and removed")
+
+
+@cache.command(name="prune")
+def cache_prune(*, max_size: str, cache_folder: CacheFolder = None) -> None:
+    """Remove kept clips, those not wanted for longest first, until the rest fit.
+
+    Args:
+        max_size: what may stay, such as 5GB, 500MB or 0.
+    """
+    store = _open_store(cache_folder)
+    removed = store.prune(_bytes("--max-size", max_size))
+    print(f"{store.folder}: removed {_clips_and_size(removed)}, kept {_clips_and_size(list(store.entries()))}")
+
+
 @app.command
 def demo(
     *,
@@ -324,6 +372,26 @@ def _print_prediction(path: Path, prediction: Prediction) -> None:
     print(f"{path}: {prediction.predicted} ({scores}){'  EVENT' if prediction.is_event else ''}")
     for warning in prediction.warnings:
         _warn(f"{path}: {warning}")
+
+
+def _open_store(folder: Path | None) -> ClipStore:
+    from tillwatch.data.store import ClipStore, default_store_folder
+
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--cache-folder {folder} is not a folder.")
+    return ClipStore(folder or default_store_folder())
+
+
+def _clips_and_size(entries: Sequence[Entry]) -> str:
+    return f"{len(entries)} clips, {sum(entry.bytes for entry in entries) / 1e9:.3f} GB"
+
+
+def _bytes(name: str, text: str) -> int:
+    """Reads 5GB, 500 MB, 100kB or a bare number of bytes; units are powers of ten, as in what is printed."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ConfigError(f"{name} is {text!r}; it must be a size such as 5GB, 500MB or 0.")
+    return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
 
 
 def _workers(workers: int | None) -> int:

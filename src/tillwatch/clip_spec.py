@@ -149,6 +149,35 @@ class Roi:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is read of a clip: which frames, what part of them, at which size.
+
+    Attributes:
+        num_frames: frames wanted, spread uniformly over those that the step leaves.
+        step: which frames of a video count; a frame folder's own step was settled when it was catalogued.
+        roi: what to cut out of a video's frames; of a frame folder it was cut out when it was extracted.
+        resize: (height, width) that each frame is squeezed to; None leaves them as they are.
+        draft: JPEGs are decoded at the smallest of libjpeg's scales that leaves at least this (height, width);
+            None decodes them whole.
+    """
+
+    num_frames: int
+    step: FrameStep = field(default_factory=FrameStep)
+    roi: Roi | None = None
+    resize: Size | None = None
+    draft: Size | None = None
+
+
+def draft_for(resize: Size) -> Size:
+    """Returns the least size that a JPEG is decoded at when it is bound for ``resize``: twice as much each way.
+
+    Decoded at just over its size, a frame comes out up to 60 grey levels off; at twice its size, 6 at most, and a
+    1080p frame bound for 128 pixels still takes a fifth of the time (docs/performance.md).
+    """
+    return 2 * resize[0], 2 * resize[1]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """What happens to each frame, in this order: decode, resize, centre crop, scale, normalise.
 
@@ -156,17 +185,27 @@ class Preprocessing:
         resize: (height, width) that the whole frame is squeezed to, by Pillow's bilinear filter.
         crop: (height, width) cut from the middle of it.
         mean, std: per channel, of values in [0, 1]; None leaves the values in [0, 1].
+        draft: least size at which JPEGs are decoded, as in :class:`Reading`; None, as in models of version 0.1,
+            decodes them whole.
     """
 
     resize: Size
     crop: Size
     mean: Triple | None
     std: Triple | None
+    draft: Size | None = None
 
     def to_steps(self) -> list[dict[str, Any]]:
         """Returns the ordered steps as they stand in model.json."""
+        decode: dict[str, Any] = {"step": "decode", "colour": "RGB", "dtype": "uint8"}
+        if self.draft is not None:
+            decode["jpeg_draft"] = {
+                "height": self.draft[0],
+                "width": self.draft[1],
+                "method": "PIL.Image.draft",
+            }
         steps: list[dict[str, Any]] = [
-            {"step": "decode", "colour": "RGB", "dtype": "uint8"},
+            decode,
             {
                 "step": "resize",
                 "height": self.resize[0],
@@ -191,14 +230,15 @@ class Preprocessing:
         try:
             by_name = {step["step"]: step for step in steps}
             resize, crop = by_name["resize"], by_name["center_crop"]
-            normalize = by_name.get("normalize")
+            normalize, draft = by_name.get("normalize"), by_name["decode"].get("jpeg_draft")
             preprocessing = cls(
                 resize=(int(resize["height"]), int(resize["width"])),
                 crop=(int(crop["height"]), int(crop["width"])),
                 mean=None if normalize is None else _triple(normalize["mean"]),
                 std=None if normalize is None else _triple(normalize["std"]),
+                draft=None if draft is None else (int(draft["height"]), int(draft["width"])),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"model.json: its preprocessing steps are malformed ({error!r}).") from None
         larger = preprocessing.crop[0] > preprocessing.resize[0] or preprocessing.crop[1] > preprocessing.resize[1]
         if larger or preprocessing.to_steps() != [dict(step) for step in steps]:
@@ -258,6 +298,12 @@ class ClipSpec:
     def event_indices(self) -> tuple[int, ...]:
         """Positions of the event's classes among the outputs."""
         return tuple(self.classes.index(name) for name in self.event)
+
+    @property
+    def reading(self) -> Reading:
+        """What is read of a clip under this spec."""
+        prep = self.preprocessing
+        return Reading(num_frames=self.num_frames, step=self.step, roi=self.roi, resize=prep.resize, draft=prep.draft)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the spec as it stands in model.json."""

@@ -43,7 +43,8 @@ class TrainConfig:
     """How to train. Validated as a whole: every problem is named at once.
 
     Attributes:
-        recipe: a set of defaults that other flags override; `original` repeats the well-known script.
+        recipe: a set of defaults that other flags override; `fast` trains small first, `original` repeats the
+            well-known script.
         classes: class folders to use, in order: a,b. All of them unless given.
         event: the classes worth an alarm: a,b. Those not named like normal, background, other or no... unless given.
         arch: network, one of torchvision's video models.
@@ -68,14 +69,21 @@ class TrainConfig:
         plateau_on: the loss that the learning rate follows.
         keep: the epoch whose weights are kept.
         seed: of everything random.
-        precision: auto is fp32 on a CPU and bf16 on a GPU that has it; bf16 is mixed, weights and scores stay fp32.
+        precision: auto is the fastest that is safe on this machine, and says why; weights and reports stay fp32.
+        compile: let torch.compile make the network faster; needs a C++ compiler, and minutes to start.
         device: auto takes a GPU where there is one.
         workers: processes that read clips; one per core but one, at most 4, unless given.
+        freeze: backbone trains the head alone, on features that are computed once.
+        early_share: share of the epochs, from the first, that train on fewer frames and pixels.
+        early_frames: share of the frames that they take.
+        early_pixels: share of the pixels each way.
+        cache: keep decoded clips for later epochs and runs.
+        cache_folder: where; the user's cache folder, or $TILLWATCH_CACHE, unless given.
         save_as: also save the weights in RUN under this name.
         overwrite: replace RUN if it is an older run.
     """
 
-    recipe: Literal["default", "original"] = "default"
+    recipe: Literal["default", "fast", "original"] = "default"
     classes: Names | None = None
     event: Names | None = None
     arch: str = "r2plus1d_18"
@@ -100,9 +108,16 @@ class TrainConfig:
     plateau_on: Literal["validation", "train"] = "validation"
     keep: Literal["best", "last"] = "best"
     seed: Whole = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: Annotated[bool, Parameter(negative=())] = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: MaybeWhole = None
+    freeze: Literal["none", "backbone"] = "none"
+    early_share: float = 0.0
+    early_frames: float = 0.5
+    early_pixels: float = 0.7
+    cache: bool = True
+    cache_folder: Path | None = None
     save_as: str | None = None
     overwrite: Annotated[bool, Parameter(negative=())] = False
 
@@ -110,6 +125,11 @@ class TrainConfig:
         problems = list(self._problems())
         if problems:
             raise ConfigError(" ".join(problems))
+
+    @property
+    def early_epochs(self) -> int:
+        """How many epochs ``early_share`` of all is."""
+        return round(self.early_share * self.epochs)
 
     def _problems(self) -> Any:
         for name in ("num_frames", "every", "resize", "crop", "epochs", "batch_size", "patience"):
@@ -130,6 +150,16 @@ class TrainConfig:
                 yield f"{flag(name)} is {value}; it must be a positive number."
         if not 0 <= self.dropout < 1:
             yield f"--dropout is {self.dropout}; it must be at least 0 and below 1."
+        if not 0 <= self.early_share <= 1:
+            yield f"--early-share is {self.early_share}; it must be a share between 0 and 1."
+        for name in ("early_frames", "early_pixels"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                yield f"{flag(name)} is {value}; it must be a share above 0, at most 1."
+        if self.freeze == "backbone" and self.early_share:
+            yield "--freeze backbone takes each clip's features once; drop --early-share, or --recipe fast."
+        if self.cache_folder is not None and not self.cache:
+            yield "--no-cache and --cache-folder exclude each other; give one."
         if not 0 <= self.max_skipped <= 1:
             yield f"--max-skipped is {self.max_skipped}; it must be a share between 0 and 1."
         if self.resize is not None and self.crop is not None and self.crop > self.resize:
@@ -149,6 +179,7 @@ class TrainConfig:
 #: What `--recipe` changes of the defaults. `original` is the well-known script; docs/recipes.md says where it differs.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
+    "fast": {"early_share": 0.67, "early_frames": 0.5, "early_pixels": 0.5},
     "original": {
         "arch": "r2plus1d_18",
         "num_frames": 32,

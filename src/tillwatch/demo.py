@@ -113,7 +113,9 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False, log: RunLog | No
         f"{CAMERAS['validation']} validate, {CAMERAS['test']} are kept for the test"
     )
     log.say(f"   set for two cores, not for quality: {', '.join(f'{k} {v}' for k, v in DEMO_SETTINGS.items())}")
-    config = TrainConfig(classes=CLASSES, weights="none", split_file=videos.split_file, seed=seed, **DEMO_SETTINGS)
+    # Nothing is kept in the user's cache folder: what the demo makes stays in its own.
+    own: dict[str, Any] = {"weights": "none", "split_file": videos.split_file, "seed": seed, "cache": False}
+    config = TrainConfig(classes=CLASSES, **own, **DEMO_SETTINGS)
     evaluation = train(out / "frames", out / "run", config, log)
 
     log.say(f"4. measured on {len(evaluation.scores.clips)} clips of the cameras never trained on:")

@@ -163,7 +163,7 @@ def test_videos_as_clips(tmp_path: Path, make_video: MakeVideo, make_frames: Mak
     torch.testing.assert_close(clip, torch.from_numpy(expected).permute(3, 0, 1, 2), rtol=0, atol=1e-6)
     # What a frame folder shows was cut out when it was extracted: it is not cut again.
     whole = frames_by_hand(tmp_path / "normal/n", [0, 4, 8], (16, 16))
-    np.testing.assert_allclose(read_clip(dataset.clips[0], 3, step, (16, 16), roi) / np.float32(255), whole, atol=1e-6)
+    np.testing.assert_allclose(read_clip(dataset.clips[0], dataset.reading) / np.float32(255), whole, atol=1e-6)
     torch.testing.assert_close(dataset[0][0], torch.from_numpy(whole).permute(3, 0, 1, 2), rtol=0, atol=1e-6)
 
 

@@ -124,6 +124,46 @@ def test_read_frames_equals_pillow_by_hand(
     np.testing.assert_array_equal(frames, np.stack(by_hand))
 
 
+@pytest.mark.parametrize(
+    ("size", "draft", "decoded"),
+    [
+        ((1080, 1920), (256, 256), (270, 480)),
+        ((360, 640), (256, 256), (360, 640)),
+        ((512, 512), (256, 256), (256, 256)),
+        ((511, 600), (256, 256), (511, 600)),
+        ((2160, 3840), (32, 32), (270, 480)),  # libjpeg goes no further than an eighth
+    ],
+)
+def test_a_large_jpeg_is_decoded_at_reduced_scale(
+    tmp_path: Path, size: tuple[int, int], draft: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    path = tmp_path / "frame.jpg"
+    Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(path)
+    assert read_frames([path], draft=draft).shape == (1, *decoded, 3)
+    assert read_frames([path]).shape == (1, *size, 3)
+
+
+def test_reduced_scale_changes_little_and_is_what_pillow_gives(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    path = tmp_path / "frame.jpg"
+    coarse.resize((1280, 960), Image.Resampling.BICUBIC).save(path, quality=92)
+    reduced, whole = read_frames([path], (128, 128), (256, 256))[0], read_frames([path], (128, 128))[0]
+    by_hand = Image.open(path)
+    by_hand.draft(None, (256, 256))
+    expected = by_hand.convert("RGB").resize((128, 128), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(reduced, np.asarray(expected))
+    gap = np.abs(reduced.astype(int) - whole.astype(int))
+    assert 0 < gap.mean() < 0.7
+    assert gap.max() <= 8
+
+
+def test_reduced_scale_is_for_jpegs_alone(tmp_path: Path) -> None:
+    path = tmp_path / "frame.png"
+    Image.fromarray(np.zeros((600, 800, 3), np.uint8)).save(path)
+    assert read_frames([path], draft=(64, 64)).shape == (1, 600, 800, 3)
+
+
 def test_resizing_to_the_size_it_has_changes_nothing() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
     assert resize_frame(image, (20, 24)) is image

@@ -138,7 +138,8 @@ def epochs_of(dataset: VideoFrameDataset, epochs: list[int], **options: Any) -> 
 
 
 def assert_equal(one: Batch, another: Batch) -> None:
-    assert torch.equal(one.clips, another.clips)
+    assert torch.equal(one.frames, another.frames)
+    assert one.places == another.places
     assert torch.equal(one.labels, another.labels)
     assert torch.equal(one.indices, another.indices)
     assert one.skipped == another.skipped
@@ -151,14 +152,17 @@ def test_a_batch(root: Path) -> None:
     sampler = BalancedSampler([label for _, label in dataset.samples], seed=11)
     drawn = draws(sampler, 0)
     for number, batch in enumerate(batches):
-        assert batch.clips.shape == (3, 3, 3, 16, 16)
-        assert batch.clips.dtype == torch.float32
+        assert batch.frames.shape == (3, 3, 20, 24, 3)
+        assert batch.frames.dtype == torch.uint8
         assert batch.labels.dtype == batch.indices.dtype == torch.int64
         assert batch.skipped == ()
         expected = drawn[3 * number : 3 * number + 3]
         assert batch.indices.tolist() == [draw.index for draw in expected]
         assert batch.labels.tolist() == [dataset.samples[draw.index][1] for draw in expected]
-        for clip, draw in zip(batch.clips, expected, strict=True):
+        clips = batch.clips(train_transform((20, 24), (16, 16)))
+        assert clips.shape == (3, 3, 3, 16, 16)
+        assert clips.dtype == torch.float32
+        for clip, draw in zip(clips, expected, strict=True):
             assert torch.equal(clip, dataset[draw][0])
 
 
@@ -197,7 +201,7 @@ def test_an_incomplete_batch_is_dropped_where_there_is_a_complete_one(
     root: Path, batch_size: int, expected: list[int]
 ) -> None:
     loader, _ = training_loader(training_set(root), batch_size, seed=0)
-    assert [len(batch.clips) for batch in loader] == expected
+    assert [len(batch.labels) for batch in loader] == expected
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(4, [4, 4, 2]), (10, [10]), (64, [10])])
@@ -206,10 +210,10 @@ def test_evaluation_takes_every_clip_once_in_order(root: Path, batch_size: int, 
     loader = evaluation_loader(dataset, batch_size)
     for _ in range(2):
         batches = list(loader)
-        assert [len(batch.clips) for batch in batches] == expected
+        assert [len(batch.labels) for batch in batches] == expected
         assert [index for batch in batches for index in batch.indices.tolist()] == list(range(10))
         assert [label for batch in batches for label in batch.labels.tolist()] == [0] * 7 + [1] * 3
-        clips = torch.cat([batch.clips for batch in batches])
+        clips = torch.cat([batch.clips(eval_transform((20, 24), (16, 16))) for batch in batches])
         assert torch.equal(clips, torch.stack([dataset[index][0] for index in range(10)]))
 
 
@@ -219,8 +223,9 @@ def test_a_clip_damaged_in_the_meantime_is_skipped_and_named(root: Path) -> None
     first, *others = evaluation_loader(dataset, 4)
     assert first.indices.tolist() == [0, 1, 3]
     assert first.labels.tolist() == [0, 0, 0]
-    assert first.clips.shape == (3, 3, 3, 16, 16)
-    assert torch.equal(first.clips[2], dataset[3][0])
+    clips = first.clips(eval_transform((20, 24), (16, 16)))
+    assert clips.shape == (3, 3, 3, 16, 16)
+    assert torch.equal(clips[2], dataset[3][0])
     (skip,) = first.skipped
     assert skip.name == "normal/x2"
     assert "frame_000001.jpg: not a readable image" in skip.reason
@@ -236,7 +241,7 @@ def test_training_goes_on_past_a_damaged_clip(root: Path) -> None:
     hit = sum(draw.index == 8 for draw in drawn[:9])
     assert hit > 0
     assert sum(len(batch.skipped) for batch in batches) == hit
-    assert sum(len(batch.clips) for batch in batches) == 9 - hit
+    assert sum(len(batch.labels) for batch in batches) == 9 - hit
     assert {skip.name for batch in batches for skip in batch.skipped} == {"theft/x1"}
 
 
@@ -245,17 +250,25 @@ def test_a_batch_of_which_nothing_can_be_read(root: Path) -> None:
     for number in range(4):
         shutil.rmtree(root / f"normal/x{number}")
     first, *others = evaluation_loader(dataset, 4)
-    assert len(first.clips) == len(first.labels) == len(first.indices) == 0
+    assert len(first.frames) == len(first.labels) == len(first.indices) == 0
     assert first.labels.dtype == torch.int64
     assert [skip.name for skip in first.skipped] == [f"normal/x{number}" for number in range(4)]
     assert all(isinstance(skip, Skip) for skip in first.skipped)
-    assert [len(batch.clips) for batch in others] == [4, 2]
+    assert [len(batch.labels) for batch in others] == [4, 2]
 
 
-def test_a_mistake_in_a_transform_is_no_damaged_clip(root: Path) -> None:
-    def fail(frames: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("a bug in the transform")
+def test_a_mistake_of_ours_is_no_damaged_clip(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = evaluation_set(root)
 
-    dataset = VideoFrameDataset(root, ["normal", "theft"], 3, fail)
+    def fail(index: int) -> None:
+        raise RuntimeError("a bug in reading")
+
+    monkeypatch.setattr(dataset, "read", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         next(iter(evaluation_loader(dataset, 4)))
+
+
+def test_transforms_that_take_one_clip_at_a_time_are_refused(root: Path) -> None:
+    dataset = VideoFrameDataset(root, ["normal", "theft"], 3, lambda frames: frames)
+    with pytest.raises(TypeError, match="must be a ClipTransform"):
+        evaluation_loader(dataset, 4)

@@ -120,3 +120,42 @@ def test_bf16_gradients_are_finite_and_close_to_fp32_in_dirty_memory(depth: int)
         assert torch.isfinite(bf16).all()
         # bf16 has 8 bits of mantissa: each product is off by up to 1/256, and sums of hundreds average that out.
         assert (bf16 - fp32).norm() / fp32.norm() < 1e-2
+
+
+def test_bf16_gradients_are_those_of_fp32_layer_by_layer_in_a_whole_network() -> None:
+    """Each convolution on the input and the upstream gradient that it has inside the network, in dirty memory.
+
+    End to end, an untrained network turns rounding into other gradients; layer by layer nothing hides.
+    """
+    torch.manual_seed(0)
+    network = fold(build_model("r2plus1d_18", 2, weights=None)).to(memory_format=torch.channels_last_3d)
+    inputs: dict[str, torch.Tensor] = {}
+    convolutions = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv3d)}
+    for name, module in convolutions.items():
+
+        def keep(conv: nn.Module, given: tuple[torch.Tensor, ...], name: str = name) -> None:
+            inputs[name] = given[0].detach()
+
+        module.register_forward_pre_hook(keep)
+    # 16 frames: the last convolutions get a depth of 2, at which the plain form has returned garbage.
+    clips = torch.randn(2, 3, 16, 32, 32).to(memory_format=torch.channels_last_3d)
+    network(clips)
+    assert len(inputs) == 37
+    assert min(x.shape[2] for x in inputs.values()) == 2
+    for name, conv in convolutions.items():
+        found = []
+        upstream: torch.Tensor | None = None
+        for enabled in (False, True):
+            given = inputs[name].clone().requires_grad_()
+            conv.zero_grad()
+            leave_nans_in_freed_memory()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                out = conv(given)
+            upstream = torch.randn_like(out, dtype=torch.float32) if upstream is None else upstream
+            out.backward(upstream.to(out.dtype))
+            found.append((out.float(), given.grad, conv.get_parameter("weight").grad))
+        for fp32, bf16 in zip(*found, strict=True):
+            assert fp32 is not None
+            assert bf16 is not None
+            assert torch.isfinite(bf16).all(), name
+            assert (bf16 - fp32).norm() / fp32.norm() < 1e-2, name

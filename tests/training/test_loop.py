@@ -8,6 +8,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,13 +17,14 @@ import yaml
 from torch import nn
 
 from tillwatch.config import RECIPES, TrainConfig
-from tillwatch.data.catalog import Skip
 from tillwatch.errors import ConfigError, DataError, RunError
 from tillwatch.evaluation.evaluate import TRAINED_ON_NOTE
+from tillwatch.models.backbones import build_model
 from tillwatch.models.saved import load_model, sha256_of
-from tillwatch.training import loop
+from tillwatch.training import feed, loop
 from tillwatch.training.loop import train
 from tillwatch.training.prepare import Job
+from tillwatch.training.probe import FeatureBatch
 
 Config = Callable[..., TrainConfig]
 
@@ -213,7 +215,7 @@ def test_bf16_on_a_cpu_trains_folded_and_reports_in_fp32(
 def test_clip_deleted_midway_is_named_and_left_out(
     tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = loop.make_loaders
+    original = feed.clip_feed
     removed = []
 
     def lose_one(job: Job, config: TrainConfig) -> Any:
@@ -221,7 +223,7 @@ def test_clip_deleted_midway_is_named_and_left_out(
         shutil.rmtree(job.side("train")[0].path)
         return original(job, config)
 
-    monkeypatch.setattr(loop, "make_loaders", lose_one)
+    monkeypatch.setattr("tillwatch.training.loop.clip_feed", lose_one)
     log = quiet()
     train(frame_root, tmp_path / "run", tiny_config(epochs=2), log)
     status = {row["path"]: row["status"] for row in rows_of(tmp_path / "run" / "clips.csv")}
@@ -294,12 +296,76 @@ def test_validate_weighs_each_clip_once_whatever_the_batches(tmp_path: Path) -> 
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
     labels = torch.tensor([0, 0, 1])
 
-    class Batch:
-        def __init__(self, rows: slice) -> None:
-            self.clips, self.labels = logits[rows].reshape(-1, 2, 1, 1, 1), labels[rows]
-            self.skipped: tuple[Skip, ...] = ()
-
-    batches: Any = [Batch(slice(0, 2)), Batch(slice(2, 3))]
+    batches: Any = SimpleNamespace(
+        validation=[FeatureBatch(logits[rows], labels[rows]) for rows in (slice(0, 2), slice(2, 3))],
+        validation_inputs=lambda batch, device: batch.features,
+    )
     result = loop.validate(Echo(), batches, torch.device("cpu"), {})
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
     assert result.balanced_accuracy == pytest.approx((0.5 + 0.0) / 2)
+
+
+def test_early_epochs_see_fewer_frames_and_pixels(
+    tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, tuple[int, ...]]] = []
+
+    def watched(*args: Any, **options: Any) -> nn.Module:
+        network = build_model(*args, **options)
+        network.register_forward_pre_hook(lambda net, inputs: seen.append((net.training, tuple(inputs[0].shape[2:]))))
+        return network
+
+    monkeypatch.setattr(loop, "build_model", watched)
+    config = tiny_config(epochs=4, early_share=0.5, early_frames=0.75, early_pixels=0.5, crop=24)
+    log = quiet()
+    train(frame_root, tmp_path / "run", config, log)
+    training = [shape for is_training, shape in seen if is_training]
+    steps = len(training) // 4
+    assert training == [(3, 16, 16)] * 2 * steps + [(4, 24, 24)] * 2 * steps
+    validated = [shape for is_training, shape in seen if not is_training]
+    early = validated.index((4, 24, 24))
+    assert validated[:early] == [(3, 16, 16)] * early  # two validations
+    assert validated[early:] == [(4, 24, 24)] * (early + 1)  # two more, and the report at the end
+    assert "the first 2 epochs on 3 x 16 x 16" in log.console.export_text()
+
+
+def test_auto_says_what_it_takes_and_why_and_config_yaml_keeps_it(
+    tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tillwatch.models.precision.bf16_speedup", lambda: 6.0)
+    log = quiet()
+    train(frame_root, tmp_path / "run", tiny_config(), log)
+    assert "precision bf16: this CPU multiplies 6 times as fast in it" in log.console.export_text()
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["precision"] == "bf16"
+
+
+def test_a_store_that_cannot_be_written_is_said_once_and_training_goes_on(
+    tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    log = quiet()
+    train(frame_root, tmp_path / "run", tiny_config(epochs=2, cache_folder=tmp_path / "file"), log)
+    text = log.console.export_text()
+    assert text.count("so they are decoded each time, which is slower") == 1
+    assert (tmp_path / "run/model.pth").is_file()
+
+
+def test_with_and_without_the_store_training_is_the_same(
+    tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any
+) -> None:
+    for name, options in (("kept", {"cache_folder": tmp_path / "cache"}), ("decoded", {"cache": False})):
+        train(frame_root, tmp_path / name, tiny_config(epochs=2, **options), quiet())
+    kept, decoded = (torch.load(tmp_path / name / "model.pth", weights_only=True) for name in ("kept", "decoded"))
+    assert all(torch.equal(kept[key], decoded[key]) for key in kept)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_and_is_saved_under_its_own_names(
+    tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any
+) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler here")
+    train(frame_root, tmp_path / "run", tiny_config(epochs=8, compile=True), quiet())
+    losses = [float(row["train_loss"]) for row in rows_of(tmp_path / "run" / "metrics.csv")]
+    assert losses[-1] < 0.5 * losses[0]
+    assert load_model(tmp_path / "run").predict(frame_root / "theft/clip0").predicted == "theft"

@@ -7,9 +7,10 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +25,10 @@ CLIPS_CSV = "clips.csv"
 
 _NAMED_AT_MOST = 10
 _LONGEST_NAME = 1000  # file systems allow less
+_OPENED_AT_ONCE = 64  # clips, at most, that a thread takes at a time
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
     """One labelled example: a folder of frames or a video file.
 
@@ -98,7 +100,7 @@ class Catalog:
         return {name: counts[name] for name in self.classes}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """A clip that exists but has not been looked into."""
 
@@ -106,6 +108,10 @@ class Found:
     path: Path
     label: str
     is_video: bool
+
+
+#: Looks into a clip that was found, given its row of clips.csv, the frames to take of it and which of them count.
+OpenClip = Callable[[Found, Mapping[str, str], int, FrameStep], Clip]
 
 
 @dataclass
@@ -177,10 +183,15 @@ def look_into(
     step: FrameStep | None = None,
     short: Literal["repeat", "skip", "error"] = "repeat",
     group_pattern: str | None = None,
+    open_clip: OpenClip | None = None,
 ) -> Catalog:
-    """Looks into each clip that a search found; arguments and errors as :func:`find_clips`."""
+    """Looks into each clip that a search found; other arguments and errors as :func:`find_clips`.
+
+    Args:
+        open_clip: looks into one, in a thread; raises DataError for a damaged one. None reads what is on the disk.
+    """
     rows, notes = search.rows, list(search.notes)
-    clips, damaged = _open_all(search, num_frames, step or FrameStep())
+    clips, damaged = _open_all(search, num_frames, step or FrameStep(), open_clip or _open_clip)
     skipped = (*search.skipped, *damaged)
     if not clips:
         reasons = "; ".join(f"{skip.name}: {skip.reason}" for skip in skipped[:_NAMED_AT_MOST])
@@ -271,7 +282,7 @@ def describe_clip(path: Path, num_frames: int, step: FrameStep, roi: Roi | None 
         if path.is_dir():
             check_region(root, roi)
         if path.is_dir() and (root / CLIPS_CSV).is_file():
-            row = _read_clips_csv(root).get(f"{path.resolve().parent.name}/{path.resolve().name}", {})
+            row = _rows_as_they_stand(root).get(f"{path.resolve().parent.name}/{path.resolve().name}", {})
         return _open_clip(found, row, num_frames, step)
     except DataError as error:
         # Whatever is wrong concerns this clip alone: a run of many goes on.
@@ -349,15 +360,18 @@ def _without_storage(folders: Mapping[str, Path], rows: Mapping[str, Mapping[str
 
 def _search_class_folder(label: str, folder: Path, search: Search) -> None:
     try:
-        entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
+        folders = {entry.name for entry in os.scandir(folder) if _is_folder(entry)}
+        # By text first, which is cheap: it leaves the natural order, whose keys are slow to compare, little to do.
+        by_text = sorted(folder.iterdir(), key=lambda entry: entry.name)
+        entries = sorted(by_text, key=lambda entry: natural_key(entry.name))
     except OSError as error:
         raise DataError(f"{folder} cannot be listed ({error.strerror}).") from None
-    frame_folders = {entry.name for entry in entries if entry.is_dir() and _holds_frames(entry)}
+    frame_folders = {name for name in folders if _holds_frames(folder / name)}
     for entry in entries:
         name = f"{label}/{entry.name}"
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if entry.name in folders:
             if _leads_back(entry):
                 search.notes.append(f"{name} left out: it is a link that leads back to {folder}.")
             else:
@@ -369,6 +383,11 @@ def _search_class_folder(label: str, folder: Path, search: Search) -> None:
             search.covered.add(name)
         else:
             search.found.append(Found(name, entry, label, is_video=True))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one: only links cost a question to the disk."""
+    return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def _consider_folder(name: str, folder: Path, label: str, search: Search) -> None:
@@ -394,7 +413,7 @@ def _add_rows(root: Path, classes: Sequence[str] | None, search: Search) -> None
     """Adds clips that only clips.csv knows, and holds its labels against the folders'."""
     found_labels = {found.name: found.label for found in search.found}
     known = set(found_labels) | {skip.name for skip in search.skipped} | search.covered
-    absent = []
+    absent, added_videos = [], set()
     for name, row in search.rows.items():
         label = row.get("label", "")
         if name in found_labels and label and label != found_labels[name]:
@@ -410,24 +429,28 @@ def _add_rows(root: Path, classes: Sequence[str] | None, search: Search) -> None
             _consider_folder(name, path, label, search)
         elif is_video_file(path):
             search.found.append(Found(name, path, label, is_video=True))
-            if name in search.other_files:
-                search.other_files.remove(name)
+            added_videos.add(name)
         else:
             absent.append(name)
+    search.other_files = [name for name in search.other_files if name not in added_videos]
     if absent:
         search.notes.append(f"{count_and_names(absent)} left out: listed in {CLIPS_CSV} but not there.")
 
 
-def _open_all(search: Search, num_frames: int, step: FrameStep) -> tuple[list[Clip], list[Skip]]:
+def _open_all(search: Search, num_frames: int, step: FrameStep, open_clip: OpenClip) -> tuple[list[Clip], list[Skip]]:
     def attempt(found: Found) -> Clip | Skip:
         try:
-            return _open_clip(found, search.rows.get(found.name, {}), num_frames, step)
+            return open_clip(found, search.rows.get(found.name, {}), num_frames, step)
         except DataError as error:
             return Skip(found.name, one_line(error).removeprefix(f"{found.path}: ").rstrip("."))
 
-    # Threads suffice: opening files and FFmpeg both let go of the interpreter.
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
-        results = list(pool.map(attempt, search.found))
+    # Threads suffice: opening files and FFmpeg both let go of the interpreter. A task for each clip would take more
+    # time and memory than its row; sixteen and more for each thread keep all of them at work to the end.
+    threads = min(8, (os.cpu_count() or 1) * 2)
+    size = max(1, min(_OPENED_AT_ONCE, len(search.found) // (16 * threads)))
+    parts = [search.found[start : start + size] for start in range(0, len(search.found), size)]
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        results = [result for part in pool.map(lambda part: [*map(attempt, part)], parts) for result in part]
     damaged = [result for result in results if isinstance(result, Skip)]
     return [result for result in results if isinstance(result, Clip)], damaged
 
@@ -544,6 +567,17 @@ def _read_clips_csv(root: Path) -> dict[str, dict[str, str]]:
             raise DataError(f"{path}: {name} stands there twice.")
         by_path[name] = row
     return by_path
+
+
+def _rows_as_they_stand(root: Path) -> dict[str, dict[str, str]]:
+    """Returns what ``_read_clips_csv`` does, kept until the file changes: thousands of clips may ask one by one."""
+    status = (root / CLIPS_CSV).stat()
+    return _rows_of_version(root, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)
+def _rows_of_version(root: Path, _mtime_ns: int, _size: int) -> dict[str, dict[str, str]]:
+    return _read_clips_csv(root)
 
 
 def _check_classes(classes: Sequence[str], present: Collection[str], root: Path) -> None:

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, get_worker_info
 
-from tillwatch.clip_spec import FrameStep, Roi, Size, frame_indices
+from tillwatch.clip_spec import FrameStep, Reading, Roi, frame_indices
 from tillwatch.data.catalog import Catalog, Clip, Skip, find_clips
 from tillwatch.data.frames import list_frames, read_frames
 from tillwatch.data.sampler import Draw
+from tillwatch.data.store import ClipStore
 from tillwatch.data.transforms import train_transform
 from tillwatch.data.video import read_video
 from tillwatch.errors import ClipError
@@ -22,21 +23,8 @@ from tillwatch.errors import ClipError
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
-def read_clip(
-    clip: Clip,
-    num_frames: int,
-    step: FrameStep | None = None,
-    resize: Size | None = None,
-    roi: Roi | None = None,
-) -> NDArray[np.uint8]:
+def read_clip(clip: Clip, reading: Reading) -> NDArray[np.uint8]:
     """Reads a clip's frames: every k-th of its source, then ``num_frames`` of them spread uniformly.
-
-    Args:
-        clip: a frame folder or a video file.
-        num_frames: frames wanted.
-        step: which frames of a video count; a frame folder's own step was settled when it was catalogued.
-        resize: (height, width) that each frame is squeezed to; None to leave them as they are.
-        roi: what to cut out of a video's frames; of a frame folder it was cut out when it was extracted.
 
     Returns:
         uint8 ``(num_frames, H, W, 3)``, RGB.
@@ -45,11 +33,12 @@ def read_clip(
         ClipError: if the clip cannot be read.
     """
     if clip.is_video:
-        return read_video(clip.path, num_frames, step, resize, roi)
+        return read_video(clip.path, reading.num_frames, reading.step, reading.resize, reading.roi)
     frames = list_frames(clip.path)[:: clip.frame_step]
     if not frames:
         raise ClipError(f"{clip.path}: the folder holds no image.")
-    return read_frames([frames[index] for index in frame_indices(len(frames), num_frames)], resize)
+    wanted = [frames[index] for index in frame_indices(len(frames), reading.num_frames)]
+    return read_frames(wanted, reading.resize, reading.draft)
 
 
 class VideoFrameDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -64,13 +53,14 @@ class VideoFrameDataset(Dataset[tuple[torch.Tensor, int]]):
         classes: their names; the order gives the labels.
         num_frames: frames per clip, sampled uniformly; shorter clips repeat frames.
         transform: takes uint8 ``(T, C, H, W)``, RGB. None for the training transform (128x128 squeezed,
-            random 112x112 crop, horizontal flip, normalised). Its ``resize`` attribute, where it has one,
-            is the (height, width) that frames are read at.
+            random 112x112 crop, horizontal flip, normalised). Its attributes ``resize`` and ``draft``, where it has
+            them, say how frames are read, see :class:`Reading`.
         short: what becomes of clips with fewer frames: "repeat", "skip" or "error".
         step: which frames of a source count.
         roi: what to cut out of a video's frames.
         seed: of the augmentation.
         clips: the clips to use instead of searching ``root``.
+        store: keeps decoded clips; None decodes them each time.
 
     Attributes:
         samples: (path, label) of each clip, in order.
@@ -95,6 +85,7 @@ class VideoFrameDataset(Dataset[tuple[torch.Tensor, int]]):
         roi: Roi | None = None,
         seed: int = 0,
         clips: Sequence[Clip] | None = None,
+        store: ClipStore | None = None,
     ) -> None:
         if clips is None:
             catalog = find_clips(Path(root), classes, num_frames=num_frames, step=step, short=short)
@@ -108,9 +99,15 @@ class VideoFrameDataset(Dataset[tuple[torch.Tensor, int]]):
         self.notes = catalog.notes
         self.num_frames = num_frames
         self.transform: Transform = train_transform() if transform is None else transform
-        self.step = step
-        self.roi = roi
+        self.reading = Reading(
+            num_frames=num_frames,
+            step=step or FrameStep(),
+            roi=roi,
+            resize=getattr(self.transform, "resize", None),
+            draft=getattr(self.transform, "draft", None),
+        )
         self.seed = seed
+        self.store = store
         labels = {name: index for index, name in enumerate(self.classes)}
         self.samples = [(clip.path, labels[clip.label]) for clip in self.clips]
         self._own_random: torch.Generator | None = None
@@ -120,15 +117,33 @@ class VideoFrameDataset(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, key: int | Draw) -> tuple[torch.Tensor, int]:
         index = key.index if isinstance(key, Draw) else key
-        size: Size | None = getattr(self.transform, "resize", None)
-        frames = read_clip(self.clips[index], self.num_frames, self.step, size, self.roi)
+        frames = self.read(index)
         clip = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
-        # torchvision's transforms draw from the global generator: lend it a seed of our own, then restore it.
+        # Transforms draw from torch's global generator: lend it a seed of our own, then restore it.
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self._augmentation_seed(key))
+            torch.default_generator.manual_seed(self.augmentation_seed(key))
             return self.transform(clip), self.samples[index][1]
 
-    def _augmentation_seed(self, key: int | Draw) -> int:
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Reads a clip's frames, from the store if they are kept there.
+
+        Returns:
+            uint8 ``(num_frames, H, W, 3)``, RGB; perhaps read-only.
+
+        Raises:
+            ClipError: if the clip cannot be read.
+        """
+        clip = self.clips[index]
+        if self.store is None:
+            return read_clip(clip, self.reading)
+        frames = self.store.find(clip, self.reading)
+        if frames is None:
+            frames = read_clip(clip, self.reading)
+            self.store.keep(clip, self.reading, frames)
+        return frames
+
+    def augmentation_seed(self, key: int | Draw) -> int:
+        """Returns the seed of an item's augmentation: a Draw's own, or the next of this process."""
         if isinstance(key, Draw):
             return key.seed(self.seed)
         # A worker's seed differs by worker and by epoch, so plain samplers get fresh augmentation too. The

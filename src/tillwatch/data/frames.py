@@ -70,12 +70,14 @@ def check_frames(paths: Sequence[Path]) -> None:
             )
 
 
-def read_frames(paths: Sequence[Path], resize: Size | None = None) -> NDArray[np.uint8]:
+def read_frames(paths: Sequence[Path], resize: Size | None = None, draft: Size | None = None) -> NDArray[np.uint8]:
     """Decodes images and stacks them.
 
     Args:
         paths: the frames, in the order wanted; one may stand there several times.
         resize: (height, width) that each is squeezed to, None to leave them as they are.
+        draft: JPEGs are decoded at the smallest of libjpeg's scales (1, 1/2, 1/4, 1/8) that leaves at least this
+            (height, width); None decodes them whole.
 
     Returns:
         uint8 ``(T, H, W, 3)``, RGB.
@@ -86,7 +88,7 @@ def read_frames(paths: Sequence[Path], resize: Size | None = None) -> NDArray[np
     decoded: dict[Path, NDArray[np.uint8]] = {}
     for path in paths:
         if path not in decoded:
-            decoded[path] = _read_frame(path, resize)
+            decoded[path] = _read_frame(path, resize, draft)
     frames = [decoded[path] for path in paths]
     if len({frame.shape for frame in frames}) > 1:
         raise ClipError(f"{paths[0].parent}: frames of two sizes.")
@@ -100,12 +102,14 @@ def resize_frame(image: Image.Image, resize: Size | None) -> Image.Image:
     return image.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)
 
 
-def _read_frame(path: Path, resize: Size | None) -> NDArray[np.uint8]:
+def _read_frame(path: Path, resize: Size | None, draft: Size | None) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # odd metadata is no concern of ours
             if image.mode.startswith(("I", "F")):
                 raise ClipError(f"{path}: {image.mode} images have more than 8 bits a channel; convert them first.")
+            if draft is not None:
+                image.draft(None, (draft[1], draft[0]))  # does nothing to what is no JPEG
             return np.asarray(resize_frame(image.convert("RGB"), resize))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ClipError(f"{path}: not a readable image ({_reason(error)}).") from None

@@ -1,71 +1,112 @@
-"""Data loaders that go on past a clip that turns out damaged."""
+"""Data loaders of batches of bytes, to be transformed where they are used; they go on past a damaged clip."""
 
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from tillwatch.data.catalog import Skip
 from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.sampler import BalancedSampler, Draw
+from tillwatch.data.transforms import ClipTransform, Place
 from tillwatch.errors import ClipError, one_line
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips that were read, and those that could not be.
+    """Clips that were read, as bytes, and those that could not be.
 
     Attributes:
-        clips: float32 ``(B, C, T, H, W)``; B is 0 if none could be read.
+        frames: uint8 ``(B, T, H, W, C)``; B is 0 if none could be read.
+        places: what augmentation does to each.
         labels: int64 ``(B,)``.
         indices: int64 ``(B,)``, the clips' places in the data set.
         skipped: the others.
+        trouble: why the store keeps no more clips; None if it does.
     """
 
-    clips: torch.Tensor
+    frames: torch.Tensor
+    places: tuple[Place, ...]
     labels: torch.Tensor
     indices: torch.Tensor
-    skipped: tuple[Skip, ...]
+    skipped: tuple[Skip, ...] = ()
+    trouble: str | None = None
+
+    def clips(self, transform: ClipTransform, device: str | torch.device = "cpu") -> torch.Tensor:
+        """Moves the bytes to a device and transforms them there: float32 ``(B, C, T, H', W')``."""
+        return transform.batch(self.frames.to(device, non_blocking=True), self.places)
 
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory (the data loader calls this)."""
-        return Batch(self.clips.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory(), self.skipped)
+        return replace(self, frames=self.frames.pin_memory(), labels=self.labels.pin_memory())
 
 
-_Item = tuple[int, torch.Tensor, int] | Skip
+@dataclass(frozen=True)
+class _Item:
+    index: int
+    frames: torch.Tensor
+    place: Place
+    label: int
+    trouble: str | None
 
 
-class _Guarded(Dataset[_Item]):
-    """Turns an unreadable clip into a Skip, so that a worker does not die of it."""
+class _Bytes(Dataset[_Item | Skip]):
+    """A data set's clips as they were read, with the place that its transform draws for each.
+
+    An unreadable clip is a Skip, so that a worker does not die of it.
+    """
 
     def __init__(self, dataset: VideoFrameDataset) -> None:
+        if not isinstance(dataset.transform, ClipTransform):
+            raise TypeError("these loaders transform whole batches: the data set's transform must be a ClipTransform")
         self.dataset = dataset
+        self.transform = dataset.transform
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: int | Draw) -> _Item:
-        index = key.index if isinstance(key, Draw) else key
+    def __getitem__(self, key: int | Draw) -> _Item | Skip:
+        dataset, index = self.dataset, key.index if isinstance(key, Draw) else key
         try:
-            clip, label = self.dataset[key]
+            frames = dataset.read(index)
         except ClipError as error:
-            return Skip(self.dataset.clips[index].name, one_line(error).rstrip("."))
-        return index, clip, label
+            return Skip(dataset.clips[index].name, one_line(error).rstrip("."))
+        place = self.transform.place(torch.Generator().manual_seed(dataset.augmentation_seed(key)))
+        return _Item(
+            index=index,
+            frames=_tensor(frames),
+            place=place,
+            label=dataset.samples[index][1],
+            trouble=None if dataset.store is None else dataset.store.trouble,
+        )
 
 
-def collate(items: Sequence[_Item]) -> Batch:
+def _tensor(frames: NDArray[np.uint8]) -> torch.Tensor:
+    if frames.flags.writeable:
+        return torch.from_numpy(frames)
+    with warnings.catch_warnings():  # of memory that must not be written to, which nobody does before it is stacked
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(frames)
+
+
+def collate(items: Sequence[_Item | Skip]) -> Batch:
     """Stacks what could be read."""
-    read = [item for item in items if not isinstance(item, Skip)]
+    read = [item for item in items if isinstance(item, _Item)]
     return Batch(
-        clips=torch.stack([clip for _, clip, _ in read]) if read else torch.empty(0),
-        labels=torch.tensor([label for _, _, label in read], dtype=torch.int64),
-        indices=torch.tensor([index for index, _, _ in read], dtype=torch.int64),
+        frames=torch.stack([item.frames for item in read]) if read else torch.empty(0, dtype=torch.uint8),
+        places=tuple(item.place for item in read),
+        labels=torch.tensor([item.label for item in read], dtype=torch.int64),
+        indices=torch.tensor([item.index for item in read], dtype=torch.int64),
         skipped=tuple(item for item in items if isinstance(item, Skip)),
+        trouble=next((item.trouble for item in read if item.trouble), None),
     )
 
 
@@ -80,21 +121,38 @@ def training_loader(
 ) -> tuple[DataLoader[Any], BalancedSampler]:
     """Returns a loader of balanced, augmented batches, and the sampler to tell the epoch to.
 
-    An incomplete last batch is dropped where there is a complete one: its clips were drawn at random
-    anyway, and batch normalisation over one or two clips does harm.
-
     Args:
-        dataset: the training clips.
+        dataset: the training clips; its transform must be a ClipTransform.
         batch_size: clips per batch.
         seed: of the order.
         workers: processes that read clips; 0 reads in this one.
         pin_memory: whether batches are put into page-locked memory, for a GPU.
         start_method: of the workers; None for Python's default.
     """
-    sampler = BalancedSampler([label for _, label in dataset.samples], seed)
-    drop_last = len(dataset) >= batch_size
-    options = _worker_options(workers, pin_memory, start_method)
-    return DataLoader(_Guarded(dataset), batch_size, sampler=sampler, drop_last=drop_last, **options), sampler
+    labels = [label for _, label in dataset.samples]
+    return balanced_loader(
+        _Bytes(dataset), labels, batch_size, seed, **_worker_options(workers, pin_memory, start_method)
+    )
+
+
+def balanced_loader(
+    items: Dataset[Any], labels: Sequence[int], batch_size: int, seed: int, **options: Any
+) -> tuple[DataLoader[Any], BalancedSampler]:
+    """Returns a loader of balanced batches of any items, and the sampler to tell the epoch to.
+
+    An incomplete last batch is dropped where there is a complete one: its items were drawn at random
+    anyway, and batch normalisation over one or two does harm.
+
+    Args:
+        items: asked for by :class:`Draw`.
+        labels: theirs.
+        batch_size: items per batch.
+        seed: of the order.
+        **options: of the DataLoader.
+    """
+    sampler = BalancedSampler(labels, seed)
+    drop_last = len(labels) >= batch_size
+    return DataLoader(items, batch_size, sampler=sampler, drop_last=drop_last, **options), sampler
 
 
 def evaluation_loader(
@@ -106,9 +164,7 @@ def evaluation_loader(
     start_method: str | None = None,
 ) -> DataLoader[Any]:
     """Returns a loader of every clip once, in order. Arguments as :func:`training_loader`."""
-    return DataLoader(
-        _Guarded(dataset), batch_size, shuffle=False, **_worker_options(workers, pin_memory, start_method)
-    )
+    return DataLoader(_Bytes(dataset), batch_size, shuffle=False, **_worker_options(workers, pin_memory, start_method))
 
 
 def _worker_options(workers: int, pin_memory: bool, start_method: str | None) -> dict[str, Any]:

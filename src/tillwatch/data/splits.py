@@ -43,16 +43,14 @@ def split_clips(clips: Sequence[Clip], seed: int, fixed: Mapping[str, str] | Non
     Raises:
         DataError: if ``fixed`` puts one group on two sides.
     """
-    by_group: dict[str, list[Clip]] = defaultdict(list)
-    for clip in clips:
-        by_group[clip.group].append(clip)
+    sizes = Counter(clip.group for clip in clips)
     labels = sorted({clip.label for clip in clips})
-    settled = _settled_groups(by_group, fixed or {})
-    names = sorted((g for g in by_group if g not in settled), key=lambda g: _order(by_group[g], g, seed))
-    counts = _class_counts([by_group[name] for name in names], labels)
+    settled = _settled_groups(clips, fixed or {})
+    names = sorted((group for group in sizes if group not in settled), key=lambda g: _order(g, sizes[g], seed))
+    counts, settled_counts = np.split(_class_counts(clips, [*names, *settled], labels), [len(names)])
     have = np.zeros((len(SIDES), len(labels)))
-    for group, side in settled.items():
-        have[SIDES.index(side)] += _class_counts([by_group[group]], labels)[0]
+    for side, group in zip(settled.values(), settled_counts, strict=True):
+        have[SIDES.index(side)] += group
     expected = np.outer(SHARES, have.sum(0) + counts.sum(0))
     if len(names) <= _EXHAUSTIVE_UP_TO:
         chosen = _best_of_all(counts, have, expected)
@@ -91,31 +89,32 @@ def missing_classes(clips: Sequence[Clip], sides: Mapping[str, str]) -> list[tup
     return [(side, label) for side in SIDES for label in labels if (side, label) not in present]
 
 
-def _settled_groups(by_group: Mapping[str, Sequence[Clip]], fixed: Mapping[str, str]) -> dict[str, str]:
-    settled: dict[str, str] = {}
-    for group, clips in by_group.items():
-        sides = Counter(fixed[clip.name] for clip in clips if clip.name in fixed)
+def _settled_groups(clips: Sequence[Clip], fixed: Mapping[str, str]) -> dict[str, str]:
+    sides_of: dict[str, set[str]] = defaultdict(set)
+    for clip in clips:
+        if clip.name in fixed:
+            sides_of[clip.group].add(fixed[clip.name])
+    for group, sides in sides_of.items():
         if len(sides) > 1:
             raise DataError(
                 f"the split file puts group {group!r} on {' and '.join(sorted(sides))}; clips of one group "
                 "share their source, so a score on the one would flatter. Mend the file or the groups."
             )
-        if sides:
-            settled[group] = next(iter(sides))
-    return settled
+    return {group: side for group, (side,) in sides_of.items()}
 
 
-def _order(clips: Sequence[Clip], group: str, seed: int) -> tuple[int, bytes]:
-    return -len(clips), hashlib.sha256(f"{seed}:{group}".encode()).digest()
+def _order(group: str, size: int, seed: int) -> tuple[int, bytes]:
+    return -size, hashlib.sha256(f"{seed}:{group}".encode()).digest()
 
 
-def _class_counts(groups: Sequence[Sequence[Clip]], labels: Sequence[str]) -> NDArray[np.float64]:
+def _class_counts(clips: Sequence[Clip], groups: Sequence[str], labels: Sequence[str]) -> NDArray[np.float64]:
     """Returns how many clips of each class each group holds, float64 ``(groups, classes)``."""
-    column = {label: index for index, label in enumerate(labels)}
+    row_of = {group: row for row, group in enumerate(groups)}
+    column_of = {label: column for column, label in enumerate(labels)}
+    rows = np.fromiter((row_of[clip.group] for clip in clips), int, len(clips))
+    columns = np.fromiter((column_of[clip.label] for clip in clips), int, len(clips))
     counts = np.zeros((len(groups), len(labels)))
-    for row, clips in enumerate(groups):
-        for clip in clips:
-            counts[row, column[clip.label]] += 1
+    np.add.at(counts, (rows, columns), 1)
     return counts
 
 

@@ -1,34 +1,127 @@
-"""Training and evaluation transforms of a whole clip: every frame gets the same crop and flip."""
+"""Training and evaluation transforms of whole clips: every frame of a clip gets the same crop and flip."""
 
 from __future__ import annotations
 
-import torch
-from torchvision.transforms import v2
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from tillwatch.clip_spec import Size, Triple
+import torch
+from torch.nn import functional as F
+
+from tillwatch.clip_spec import Size, Triple, draft_for, frame_indices
 
 #: What torchvision's R(2+1)D weights were trained with; other networks bring their own.
 KINETICS_MEAN: Triple = (0.43216, 0.394666, 0.37645)
 KINETICS_STD: Triple = (0.22803, 0.22145, 0.216989)
 
 
-class ClipTransform:
-    """A chain of torchvision transforms on a clip whose frames are read at a known size.
+class Place(NamedTuple):
+    """What augmentation does to a clip: where its crop lies, in pixels, and whether it is mirrored."""
 
-    Attributes:
+    top: int
+    left: int
+    flip: bool
+
+
+class ClipTransform:
+    """Crop, flip, values to [0, 1], normalise: of one clip, or of a batch of bytes on any device.
+
+    What is random, the place, is drawn apart from what is done, so that a data loader's worker can draw it and a GPU
+    can do it.
+
+    Args:
         resize: (height, width) that frames must have been read at, see ``read_frames(resize=...)``.
             Resizing while reading keeps one small frame in memory instead of a clip of large ones.
+        crop: (height, width) of the crop, within ``resize``.
+        mean, std: of each channel; None for both leaves the values in [0, 1].
+        augment: random crop and flip; otherwise the centre crop, its corner rounded as torchvision rounds it.
+        draft: least size that JPEGs are to be decoded at, see ``read_frames(draft=...)``.
+        shrink: frames and (height, width) that each clip is reduced to after the crop; None leaves it as it is.
     """
 
-    def __init__(self, resize: Size, chain: v2.Compose) -> None:
+    def __init__(
+        self,
+        resize: Size,
+        crop: Size,
+        mean: Triple | None,
+        std: Triple | None,
+        *,
+        augment: bool,
+        draft: Size | None = None,
+        shrink: tuple[int, Size] | None = None,
+    ) -> None:
         self.resize = resize
-        self.chain = chain
+        self.crop = crop
+        self.mean = mean
+        self.std = std
+        self.augment = augment
+        self.draft = draft
+        self.shrink = shrink
 
-    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """Transforms a clip.
+    def shrunk(self, num_frames: int, size: Size) -> ClipTransform:
+        """Returns the same transform that then takes ``num_frames`` spread uniformly, and squeezes each to ``size``."""
+        return ClipTransform(
+            self.resize,
+            self.crop,
+            self.mean,
+            self.std,
+            augment=self.augment,
+            draft=self.draft,
+            shrink=(num_frames, size),
+        )
+
+    def place(self, generator: torch.Generator | None = None) -> Place:
+        """Draws where the crop lies and whether the clip is mirrored; the centre if nothing is random.
 
         Args:
-            frames: uint8 ``(T, C, H, W)`` with (H, W) equal to :attr:`resize`.
+            generator: what to draw from; None for torch's global one.
+        """
+        spare = self.resize[0] - self.crop[0], self.resize[1] - self.crop[1]
+        if not self.augment:
+            return Place(round(spare[0] / 2), round(spare[1] / 2), False)
+        top, left = (int(torch.randint(0, most + 1, (), generator=generator)) for most in spare)
+        return Place(top, left, bool(torch.rand((), generator=generator) < 0.5))
+
+    def batch(self, frames: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
+        """Transforms clips where they lie, on the CPU or a GPU.
+
+        Args:
+            frames: uint8 ``(B, T, H, W, C)`` with (H, W) equal to ``resize``.
+            places: one for each clip.
+
+        Returns:
+            float32 ``(B, C, T', H', W')`` in channels_last_3d memory.
+
+        Raises:
+            ValueError: for frames of another size.
+        """
+        if tuple(frames.shape[2:4]) != self.resize:
+            raise ValueError(f"frames are {tuple(frames.shape[2:4])}, this transform takes {self.resize}")
+        if self.shrink is not None:
+            frames = frames[:, frame_indices(frames.shape[1], self.shrink[0]).tolist()]
+        height, width = self.crop
+        cut = [
+            clip[:, top : top + height, left : left + width].flip(2)
+            if flip
+            else clip[:, top : top + height, left : left + width]
+            for clip, (top, left, flip) in zip(frames, places, strict=True)
+        ]
+        values = torch.stack(cut).to(torch.float32).div_(255)
+        if self.mean is not None and self.std is not None:
+            # Row by row of (width x channels) values: three at a time would be slow.
+            rows = values.flatten(3)
+            rows.sub_(rows.new_tensor(self.mean).repeat(width)).div_(rows.new_tensor(self.std).repeat(width))
+        if self.shrink is not None:
+            images = values.flatten(0, 1).permute(0, 3, 1, 2)  # channels last in memory, and stays so
+            smaller = F.interpolate(images, self.shrink[1], mode="bilinear", antialias=True)
+            values = smaller.permute(0, 2, 3, 1).reshape(*values.shape[:2], *self.shrink[1], -1)
+        return values.permute(0, 4, 1, 2, 3)
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Transforms one clip, drawing from torch's global generator as torchvision's transforms do.
+
+        Args:
+            frames: uint8 ``(T, C, H, W)`` with (H, W) equal to ``resize``.
 
         Returns:
             float32 ``(C, T, H', W')``.
@@ -36,10 +129,7 @@ class ClipTransform:
         Raises:
             ValueError: for frames of another size.
         """
-        if tuple(frames.shape[-2:]) != self.resize:
-            raise ValueError(f"frames are {tuple(frames.shape[-2:])}, this transform takes {self.resize}")
-        out: torch.Tensor = self.chain(frames)
-        return out.transpose(0, 1).contiguous()
+        return self.batch(frames.permute(0, 2, 3, 1)[None], [self.place()])[0].contiguous()
 
 
 def train_transform(
@@ -55,7 +145,7 @@ def train_transform(
         crop: (height, width) of the random crop, within ``resize``.
         mean, std: of each channel; None for both leaves the values in [0, 1].
     """
-    return ClipTransform(resize, v2.Compose([v2.RandomCrop(crop), v2.RandomHorizontalFlip(), *_to_float(mean, std)]))
+    return ClipTransform(resize, crop, mean, std, augment=True, draft=draft_for(resize))
 
 
 def eval_transform(
@@ -65,11 +155,4 @@ def eval_transform(
     std: Triple | None = KINETICS_STD,
 ) -> ClipTransform:
     """Centre crop, values to [0, 1], normalised; nothing random. Arguments as :func:`train_transform`."""
-    return ClipTransform(resize, v2.Compose([v2.CenterCrop(crop), *_to_float(mean, std)]))
-
-
-def _to_float(mean: Triple | None, std: Triple | None) -> list[torch.nn.Module]:
-    chain: list[torch.nn.Module] = [v2.ToDtype(torch.float32, scale=True)]
-    if mean is not None and std is not None:
-        chain.append(v2.Normalize(list(mean), list(std)))
-    return chain
+    return ClipTransform(resize, crop, mean, std, augment=False, draft=draft_for(resize))

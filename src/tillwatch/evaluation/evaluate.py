@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from tillwatch.clip_spec import ClipSpec
 from tillwatch.data.catalog import CLIPS_CSV, Clip, Skip, count_and_names, look_into, search_folder
-from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.loader import evaluation_loader
 from tillwatch.data.provenance import check_region
 from tillwatch.data.splits import SIDES
+from tillwatch.data.store import ClipStore
 from tillwatch.errors import DataError, RunError, one_line
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.files import read_csv, write_csv, write_json, write_text
-from tillwatch.models.saved import Classifier
+from tillwatch.models.saved import Classifier, dataset_of
 
 #: Stands above any figure that was measured on the clips that the network learnt from.
 TRAINED_ON_NOTE = "Measured on the clips that the network was trained on: this is no estimate of how it does on others."
@@ -71,6 +71,7 @@ def score_clips(
     *,
     batch_size: int = 4,
     workers: int = 0,
+    store: ClipStore | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
     """Scores clips in fp32 under the classifier's own spec; each clip once, unreadable ones named.
@@ -80,25 +81,18 @@ def score_clips(
         clips: labelled with classes of the spec.
         batch_size: clips in one forward pass.
         workers: processes that read clips.
+        store: keeps decoded clips.
         on_batch: called with (clips done, clips in all).
     """
     spec = classifier.spec
-    dataset = VideoFrameDataset(
-        ".",
-        spec.classes,
-        spec.num_frames,
-        classifier.transform,
-        step=spec.step,
-        roi=spec.roi,
-        clips=clips,
-    )
+    dataset = dataset_of(spec, clips, classifier.transform, store=store)
     indices: list[int] = []
     rows: list[NDArray[np.float64]] = []
     skipped: list[Skip] = []
     for batch in evaluation_loader(dataset, batch_size, workers=workers):
         skipped.extend(batch.skipped)
         if len(batch.indices):
-            rows.append(classifier.probabilities(batch.clips))
+            rows.append(classifier.probabilities(batch.clips(classifier.transform, classifier.device)))
             indices.extend(batch.indices.tolist())
         on_batch(len(indices) + len(skipped), len(clips))
     return Scores(
@@ -171,6 +165,7 @@ def evaluate_split(
     skipped: Sequence[Skip] = (),
     batch_size: int = 4,
     workers: int = 0,
+    store: ClipStore | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Scores the clips of one split and writes what they show; with test, validation is scored beside.
@@ -182,7 +177,7 @@ def evaluate_split(
         sides: the split of each by name.
         split: a side, or "all".
         notes, skipped: what to write beside the figures.
-        batch_size, workers, on_batch: as :func:`score_clips`.
+        batch_size, workers, store, on_batch: as :func:`score_clips`.
 
     Raises:
         DataError: if the split has no clip that can be scored.
@@ -193,7 +188,7 @@ def evaluate_split(
         raise DataError(f"no clip is on the side {split!r}; there are {', '.join(sorted(set(sides.values())))}.")
     if any(sides[clip.name] == "train" for clip in chosen):
         notes = (TRAINED_ON_NOTE, *notes)
-    scores = score_clips(classifier, chosen, batch_size=batch_size, workers=workers, on_batch=on_batch)
+    scores = score_clips(classifier, chosen, batch_size=batch_size, workers=workers, store=store, on_batch=on_batch)
     scores = replace(scores, skipped=(*skipped, *scores.skipped))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -69,5 +69,13 @@ def fold(network: nn.Module) -> nn.Module:
     return network
 
 
+def is_folded_whole(network: nn.Module) -> bool:
+    """Whether no three-dimensional convolution is left in a network."""
+    return not any(
+        isinstance(module, nn.Conv3d) and not isinstance(module, SpatialConv3d | TemporalConv3d)
+        for module in network.modules()
+    )
+
+
 def _pair(padding: str | tuple[int, ...]) -> tuple[int, int]:
     return int(padding[1]), int(padding[2])

@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, choose_event, frame_indices
-from tillwatch.data.catalog import describe_clip
-from tillwatch.data.dataset import read_clip
+from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, choose_event, draft_for, frame_indices
+from tillwatch.data.catalog import Clip, describe_clip
+from tillwatch.data.dataset import VideoFrameDataset, read_clip
 from tillwatch.data.frames import resize_frame
-from tillwatch.data.transforms import ClipTransform, eval_transform
+from tillwatch.data.store import ClipStore
+from tillwatch.data.transforms import ClipTransform
 from tillwatch.errors import ClipError, ConfigError, ModelError, one_line
 from tillwatch.files import replacing, write_json
 from tillwatch.models.backbones import backbone, build_model, check_input_size, read_state_dict
+from tillwatch.models.precision import lay_out
 
 FORMAT = 1
 
@@ -90,13 +92,13 @@ class Classifier:
         device: str | torch.device = "cpu",
     ) -> None:
         self.device = torch.device(device)
-        self.network = network.to(self.device).eval()
+        self.network = lay_out(network.to(self.device), self.device.type).eval()
         self.spec = spec
         self.temperature = temperature
         self.operating_point = operating_point or OperatingPoint()
         self.sha256 = sha256
         self.assumptions = tuple(assumptions)
-        self.transform = eval_transform_of(spec.preprocessing)
+        self.transform = transform_of(spec.preprocessing)
 
     def probabilities(self, clips: torch.Tensor) -> NDArray[np.float64]:
         """Scores transformed clips in fp32.
@@ -123,15 +125,13 @@ class Classifier:
             ClipError: if it cannot be read, or is an array of another shape or type.
         """
         spec = self.spec
-        size = spec.preprocessing.resize
         if isinstance(clip, np.ndarray):
             frames, warning = self._frames_of_array(clip)
         else:
             described = describe_clip(Path(clip), spec.num_frames, spec.step, spec.roi)
-            frames = read_clip(described, spec.num_frames, spec.step, size, spec.roi)
+            frames = read_clip(described, spec.reading)
             warning = _length_warning(spec, described.stepped_frames, described.seconds)
-        tensor = self.transform(torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))))
-        scores = self.probabilities(tensor[None])[0]
+        scores = self.probabilities(self.transform.batch(torch.from_numpy(frames)[None], [self.transform.place()]))[0]
         return self.prediction(scores, (warning,) if warning else ())
 
     def prediction(self, scores: NDArray[np.float64], warnings: tuple[str, ...] = ()) -> Prediction:
@@ -178,7 +178,8 @@ def save_model(
     Returns:
         The SHA-256 of model.pth.
     """
-    sha256 = save_state_dict(folder / "model.pth", network)
+    save_state_dict(folder / "model.pth", network)
+    sha256 = sha256_of(folder / "model.pth")
     write_json(
         folder / "model.json",
         {
@@ -193,13 +194,12 @@ def save_model(
     return sha256
 
 
-def save_state_dict(path: Path, network: nn.Module) -> str:
-    """Writes a network's state dict, on the CPU, and returns the file's SHA-256."""
-    state = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+def save_state_dict(path: Path, network: nn.Module) -> None:
+    """Writes a network's state dict, on the CPU."""
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     # Through an open file: given a path, torch.save puts the name into the archive and so into the hash.
     with replacing(path, "wb") as file:
         torch.save(state, file)
-    return sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:
@@ -308,9 +308,34 @@ def choose_device(device: str) -> str:
     return "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
 
 
-def eval_transform_of(preprocessing: Preprocessing) -> ClipTransform:
-    """Returns the evaluation transform that a spec's preprocessing asks for."""
-    return eval_transform(preprocessing.resize, preprocessing.crop, preprocessing.mean, preprocessing.std)
+def dataset_of(
+    spec: ClipSpec, clips: Sequence[Clip], transform: ClipTransform, *, seed: int = 0, store: ClipStore | None = None
+) -> VideoFrameDataset:
+    """Returns clips as a data set that reads them as a spec says.
+
+    Args:
+        spec: classes, frames, step and region.
+        clips: labelled with classes of the spec.
+        transform: of the data set.
+        seed: of the augmentation.
+        store: keeps decoded clips; None decodes them each time.
+    """
+    return VideoFrameDataset(
+        ".",
+        spec.classes,
+        spec.num_frames,
+        transform,
+        step=spec.step,
+        roi=spec.roi,
+        seed=seed,
+        clips=clips,
+        store=store,
+    )
+
+
+def transform_of(prep: Preprocessing, *, augment: bool = False) -> ClipTransform:
+    """Returns the transform that a spec's preprocessing asks for; for training, with augmentation."""
+    return ClipTransform(prep.resize, prep.crop, prep.mean, prep.std, augment=augment, draft=prep.draft)
 
 
 @contextmanager
@@ -379,6 +404,7 @@ def _load_bare(path: Path, told: Told, device: str) -> Classifier:
             crop=(crop, crop),
             mean=known.mean if told.normalize else None,
             std=known.std if told.normalize else None,
+            draft=draft_for((resize, resize)),
         ),
     )
     check_input_size(spec.arch, spec.num_frames, spec.preprocessing.crop)

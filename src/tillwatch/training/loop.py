@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -13,35 +14,34 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader
 
 from tillwatch.clip_spec import ClipSpec
 from tillwatch.config import TrainConfig, to_yaml
 from tillwatch.data.catalog import CLIPS_CSV, Skip
-from tillwatch.data.dataset import VideoFrameDataset
-from tillwatch.data.loader import evaluation_loader, training_loader
-from tillwatch.data.sampler import BalancedSampler, derive_seed
-from tillwatch.data.transforms import train_transform
-from tillwatch.errors import DataError, RunError
+from tillwatch.data.sampler import derive_seed
+from tillwatch.errors import DataError
 from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
 from tillwatch.evaluation.metrics import balanced_accuracy
 from tillwatch.files import write_text
 from tillwatch.models.backbones import KINETICS, build_model
-from tillwatch.models.folded import fold
-from tillwatch.models.saved import (
-    Classifier,
-    eval_transform_of,
-    read_classes,
-    save_model,
-    save_state_dict,
-    true_fp32,
-)
+from tillwatch.models.precision import PrecisionName, lay_out
+from tillwatch.models.saved import Classifier, read_classes, save_model, save_state_dict
+from tillwatch.training.feed import Feed, clip_feed
+from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.prepare import Job, paths_read, prepare, resolved
+from tillwatch.training.probe import head_on_features
 from tillwatch.training.run_folder import check_run_folder, claim_run_folder, write_clips
 from tillwatch.training.runlog import EpochMetrics, RunLog
 
+BEST = "checkpoints/best.pth"
+
+# Fabric announces what prepare has said already, with its reason.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
 # Streams of random numbers that must not meet.
 _INIT, _STEP = 1, 2
+
+_FABRIC_PRECISION: dict[PrecisionName, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def train(data: Path, out: Path, config: TrainConfig, log: RunLog | None = None) -> Evaluation:
@@ -74,7 +74,14 @@ def train(data: Path, out: Path, config: TrainConfig, log: RunLog | None = None)
         claim_run_folder(out)
         write_text(out / "config.yaml", to_yaml(resolved(config, job), data.resolve(), out))
         write_clips(out / CLIPS_CSV, job)
-        network, skipped = fit(network, job, config, out, log)
+        try:
+            if config.freeze == "backbone":
+                head, feed, skipped = head_on_features(network, job, config, log)
+                skipped |= fit(network, head, feed, job, config, out, log)
+            else:
+                skipped = fit(network, network, clip_feed(job, config), job, config, out, log)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error} {_keep_last_good(out, network, job.spec)}") from None
     for skip in skipped.values():
         log.note(f"{skip.name} was left out: {skip.reason}.")
     if skipped:
@@ -92,45 +99,51 @@ def train(data: Path, out: Path, config: TrainConfig, log: RunLog | None = None)
             "test" if config.hold_out else "train",
             batch_size=config.batch_size,
             workers=job.workers,
+            store=job.store,
             on_batch=on_batch,
         )
 
 
-def fit(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLog) -> tuple[nn.Module, dict[str, Skip]]:
-    """Trains a network; the loop, top to bottom.
+def fit(
+    network: nn.Module, learner: nn.Module, feed: Feed, job: Job, config: TrainConfig, out: Path, log: RunLog
+) -> dict[str, Skip]:
+    """Trains a network, in place; the loop, top to bottom.
 
     Args:
-        network: as built.
+        network: the whole of it, which is saved.
+        learner: the part of it that learns and is fed: itself, or its head.
+        feed: batches for the learner.
         job: clips, spec, device.
         config: optimiser, epochs, seeds.
         out: the run folder; gets metrics.csv and checkpoints/best.pth as it goes.
         log: where to say what happens.
 
     Returns:
-        The network with the weights that are kept, and the clips that turned out unreadable, by name.
+        The clips that turned out unreadable, by name.
 
     Raises:
-        RunError: if the loss stops being finite.
+        NonFiniteError: if a loss or a gradient stops being finite.
     """
-    fabric, model, optimizer = set_up(network, job.device, job.precision, config.lr)
-    scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=0.1, patience=config.lr_patience)
-    train_loader, sampler, val_loader = make_loaders(job, config)
-    best_loss, best_epoch, skipped = float("inf"), 0, dict[str, Skip]()
+    fabric, model, optimizer = set_up(learner, job.device, job.precision, config.lr, compiled=config.compile)
+    guard = StepGuard(learner, model, scaled=job.precision == "fp16")
+    skipped: dict[str, Skip] = {}
     (out / "checkpoints").mkdir(exist_ok=True)
 
     for epoch in range(config.epochs):
+        feed.start_epoch(epoch)
+        if epoch in (0, feed.early_epochs):  # what was reached at another size is no measure for this one
+            scheduler, best_loss, best_epoch = _plateau(optimizer, config), float("inf"), epoch
         started, lr = time.perf_counter(), optimizer.param_groups[0]["lr"]
-        sampler.start_epoch(epoch)
-        trained = train_epoch(fabric, model, optimizer, train_loader, config.seed, epoch, skipped, log)
+        trained = train_epoch(fabric, model, optimizer, guard, feed, config.seed, epoch, skipped, log)
         train_seconds = time.perf_counter() - started
-        validated = None if val_loader is None else validate(network, val_loader, fabric.device, skipped)
+        validated = None if feed.validation is None else validate(model, feed, fabric.device, skipped)
 
         followed = trained.loss if validated is None or config.plateau_on == "train" else validated.loss
         scheduler.step(followed)
         watched = followed if validated is None else validated.loss
         if best := watched < best_loss:
             best_loss, best_epoch = watched, epoch
-            save_state_dict(out / "checkpoints" / "best.pth", network)
+            save_state_dict(out / BEST, network)
         metrics = EpochMetrics(
             epoch=epoch + 1,
             train_loss=trained.loss,
@@ -143,28 +156,38 @@ def fit(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLo
         )
         log.epoch(out, metrics, config.epochs, best)
         if not math.isfinite(watched):
-            raise RunError(f"the validation loss became {watched} in epoch {epoch + 1}; try a lower --lr.")
+            raise NonFiniteError(f"the validation loss became {watched} in epoch {epoch + 1}.")
         if config.patience is not None and epoch - best_epoch >= config.patience:
             log.say(f"stopped: no better validation loss for {config.patience} epochs")
             break
 
     if config.keep == "best":
-        network.load_state_dict(torch.load(out / "checkpoints" / "best.pth", weights_only=True))
-    return network, skipped
+        network.load_state_dict(torch.load(out / BEST, weights_only=True))
+    return skipped
 
 
-def set_up(network: nn.Module, device: str, precision: str, lr: float) -> tuple[Fabric, nn.Module, Any]:
-    """Puts a network on its device, in its precision and memory layout, with its optimiser.
+def set_up(
+    learner: nn.Module, device: str, precision: PrecisionName, lr: float, *, compiled: bool = False
+) -> tuple[Fabric, nn.Module, Any]:
+    """Puts what learns on its device, in its precision and memory layout, with its optimiser.
 
     Returns:
-        Fabric, the network wrapped for training (the parameters stay those of ``network``), and Adam.
+        Fabric, the learner wrapped for training (the parameters stay its own), and Adam.
     """
-    fabric = Fabric(accelerator=device, devices=1, precision="32-true" if precision == "fp32" else "bf16-mixed")
-    if precision == "bf16" and device == "cpu":
-        # In three dimensions, PyTorch's bf16 convolutions on a CPU are slow and have given garbage gradients.
-        network = fold(network).to(memory_format=torch.channels_last_3d)
-    model, optimizer = fabric.setup(network, torch.optim.Adam(network.parameters(), lr=lr))
+    fabric = Fabric(accelerator=device, devices=1, precision=_FABRIC_PRECISION[precision])
+    lay_out(learner, device)
+    if compiled:
+        learner.compile()
+    # One pass over the weights instead of one for each operation.
+    adam = torch.optim.Adam(learner.parameters(), lr=lr, fused=True)
+    model, optimizer = fabric.setup(learner, adam)
     return fabric, model, optimizer
+
+
+def _plateau(optimizer: Any, config: TrainConfig) -> ReduceLROnPlateau:
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr
+    return ReduceLROnPlateau(optimizer, mode="min", factor=0.1, patience=config.lr_patience)
 
 
 @dataclass(frozen=True)
@@ -184,7 +207,8 @@ def train_epoch(
     fabric: Fabric,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loader: DataLoader[Any],
+    guard: StepGuard,
+    feed: Feed,
     seed: int,
     epoch: int,
     skipped: dict[str, Skip],
@@ -195,25 +219,21 @@ def train_epoch(
     total, count, data_wait_s = 0.0, 0, 0.0
     waiting_since = time.perf_counter()
     with log.progress(f"epoch {epoch + 1}") as on_step:
-        for step, batch in enumerate(loader):
+        for step, batch in enumerate(feed.training):
             data_wait_s += time.perf_counter() - waiting_since
             skipped.update({skip.name: skip for skip in batch.skipped})
+            log.note_once(batch.trouble)
             if len(batch.labels):
                 # Dropout draws from the global generator: seeded by place, a step repeats whatever came before.
                 torch.manual_seed(derive_seed(seed, _STEP, epoch, step))
-                logits = model(batch.clips.to(fabric.device))
-                loss = F.cross_entropy(logits, batch.labels.to(fabric.device))
+                inputs = feed.training_inputs(batch, fabric.device)
+                loss = F.cross_entropy(model(inputs), batch.labels.to(fabric.device))
                 optimizer.zero_grad()
                 fabric.backward(loss)
+                value = guard.check(loss, inputs, f"epoch {epoch + 1}, step {step + 1}")
                 optimizer.step()
-                value = loss.item()  # a CPU-GPU sync point
-                if not torch.isfinite(loss):
-                    raise RunError(
-                        f"the loss became {value} in epoch {epoch + 1}, step {step + 1}; "
-                        "try a lower --lr, or --precision fp32."
-                    )
                 total, count = total + value * len(batch.labels), count + len(batch.labels)
-            on_step(step + 1, len(loader))
+            on_step(step + 1, len(feed.training))
             waiting_since = time.perf_counter()
     if not count:
         raise DataError("not one training clip could be read.")
@@ -221,15 +241,14 @@ def train_epoch(
 
 
 @torch.inference_mode()
-def validate(network: nn.Module, loader: DataLoader[Any], device: torch.device, skipped: dict[str, Skip]) -> _Validated:
-    """Mean cross entropy and balanced accuracy, each clip once, in fp32."""
-    network.eval()
+def validate(model: nn.Module, feed: Feed, device: torch.device, skipped: dict[str, Skip]) -> _Validated:
+    """Mean cross entropy and balanced accuracy, each clip once, in the precision of training."""
+    model.eval()
     logits, labels = [], []
-    for batch in loader:
+    for batch in feed.validation or ():
         skipped.update({skip.name: skip for skip in batch.skipped})
         if len(batch.labels):
-            with true_fp32(device):
-                logits.append(network(batch.clips.to(device)).float().cpu())
+            logits.append(model(feed.validation_inputs(batch, device)).float().cpu())
             labels.append(batch.labels)
     if not labels:
         raise DataError("not one validation clip could be read.")
@@ -241,32 +260,16 @@ def validate(network: nn.Module, loader: DataLoader[Any], device: torch.device, 
     return _Validated(loss, balanced_accuracy(confusion.numpy()))
 
 
-def make_loaders(job: Job, config: TrainConfig) -> tuple[DataLoader[Any], BalancedSampler, DataLoader[Any] | None]:
-    """Returns the training loader with its sampler, and the validation loader if clips were held out."""
-    spec, prep = job.spec, job.spec.preprocessing
-
-    def dataset(side: str, transform: Any) -> VideoFrameDataset:
-        return VideoFrameDataset(
-            ".",
-            spec.classes,
-            spec.num_frames,
-            transform,
-            step=spec.step,
-            roi=spec.roi,
-            seed=config.seed,
-            clips=job.side(side),
-        )
-
-    pin_memory = job.device == "cuda"
-    augmented = dataset("train", train_transform(prep.resize, prep.crop, prep.mean, prep.std))
-    train_loader, sampler = training_loader(
-        augmented, config.batch_size, seed=config.seed, workers=job.workers, pin_memory=pin_memory
+def _keep_last_good(out: Path, network: nn.Module, spec: ClipSpec) -> str:
+    """Makes the best epoch's weights the run's model, and says so."""
+    if not (out / BEST).is_file():
+        return "No epoch was finished, so there is no model. Try a lower --lr, or --precision fp32."
+    network.load_state_dict(torch.load(out / BEST, weights_only=True))
+    save_model(out, network, spec)
+    return (
+        f"The weights of the best epoch until then are kept as {out / 'model.pth'}. "
+        "Try a lower --lr, or --precision fp32."
     )
-    if not config.hold_out:
-        return train_loader, sampler, None
-    plain = dataset("validation", eval_transform_of(prep))
-    val_loader = evaluation_loader(plain, config.batch_size, workers=job.workers, pin_memory=pin_memory)
-    return train_loader, sampler, val_loader
 
 
 def _keeps_head(weights: str, spec: ClipSpec, log: RunLog) -> bool:

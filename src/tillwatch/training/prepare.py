@@ -5,19 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-import torch
-
-from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event
+from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event, draft_for
 from tillwatch.config import TrainConfig, default_workers
 from tillwatch.data.catalog import Catalog, Clip, Search, look_into, search_folder, too_many_skipped
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.splits import missing_classes, read_split_file, split_clips
+from tillwatch.data.store import ClipStore, default_store_folder
 from tillwatch.errors import ConfigError, DataError
 from tillwatch.models.backbones import KINETICS, backbone, check_input_size, fetch_kinetics
+from tillwatch.models.precision import Precision, PrecisionName, check_compiler, choose_precision
 from tillwatch.models.saved import choose_device
 from tillwatch.training.runlog import RunLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class Early:
+    """The first epochs, on fewer frames and pixels.
+
+    Attributes:
+        epochs: how many.
+        num_frames, crop: of each clip; (height, width) in pixels.
+    """
+
+    epochs: int
+    num_frames: int
+    crop: Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +41,20 @@ class Job:
         spec: the contract.
         catalog: what the data folder holds.
         sides: the side of each clip by name.
-        device, precision: where and how, "cpu" or "cuda", "fp32" or "bf16".
+        device, precision: where and how, "cpu" or "cuda", "fp32", "bf16" or "fp16".
         workers: processes that read clips.
+        store: keeps decoded clips; None decodes them each time.
+        early: what the first epochs train on instead; None if all train on the full size.
     """
 
     spec: ClipSpec
     catalog: Catalog
     sides: dict[str, str]
     device: str
-    precision: Literal["fp32", "bf16"]
+    precision: PrecisionName
     workers: int
+    store: ClipStore | None = None
+    early: Early | None = None
 
     def side(self, name: str) -> list[Clip]:
         """Returns the clips of one side."""
@@ -52,8 +69,13 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
     """
     num_frames, resize, crop = _sizes(config)
     check_input_size(config.arch, num_frames, crop)
+    early = _early(config, num_frames, crop)
     device = choose_device(config.device)
-    precision = _choose_precision(config.precision, device)
+    precision = _precision(config, device)
+    if config.freeze == "backbone" and config.weights == "none":
+        log.note("--freeze backbone with --weights none freezes random weights; give weights that know something.")
+    if config.compile:
+        check_compiler()
     search = search_folder(data, config.classes)
     if len(search.classes) < 2:
         raise DataError(
@@ -95,6 +117,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
             crop=crop,
             mean=known.mean if config.normalize else None,
             std=known.std if config.normalize else None,
+            draft=draft_for(resize),
         ),
         clip_seconds=Lengths.of([s for clip in learnt_from if (s := clip.seconds) is not None]),
         clip_frames=Lengths.of([clip.stepped_frames for clip in learnt_from]),
@@ -102,9 +125,24 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
     counts = ", ".join(f"{name} {count}" for name, count in catalog.class_counts.items())
     groups = len({clip.group for clip in catalog.clips})
     log.say(f"{len(catalog.clips)} clips in {groups} groups: {counts}; the event is {', '.join(event)}")
-    log.say(f"{config.arch} on {device} in {precision}, {num_frames} x {crop[0]} x {crop[1]}, {step}")
-    workers = default_workers() if config.workers is None else config.workers
-    return Job(spec=spec, catalog=catalog, sides=sides, device=device, precision=precision, workers=workers)
+    log.say(f"{config.arch} on {device}, {num_frames} x {crop[0]} x {crop[1]}, {step}")
+    log.say(f"precision {precision.name}: {precision.why}")
+    if early is not None:
+        log.say(f"the first {early.epochs} epochs on {early.num_frames} x {early.crop[0]} x {early.crop[1]}")
+    store = _store(config)
+    if store is not None:
+        gigabytes = len(catalog.clips) * num_frames * resize[0] * resize[1] * 3 / 1e9
+        log.say(f"decoded clips are kept in {store.folder}, up to {gigabytes:.1f} GB (tillwatch cache; --no-cache)")
+    return Job(
+        spec=spec,
+        catalog=catalog,
+        sides=sides,
+        device=device,
+        precision=precision.name,
+        workers=default_workers() if config.workers is None else config.workers,
+        store=store,
+        early=early,
+    )
 
 
 def resolved(config: TrainConfig, job: Job) -> TrainConfig:
@@ -122,6 +160,7 @@ def resolved(config: TrainConfig, job: Job) -> TrainConfig:
         precision=job.precision,
         weights=config.weights if config.weights in (KINETICS, "none") else str(Path(config.weights).resolve()),
         split_file=None if config.split_file is None else config.split_file.resolve(),
+        cache_folder=None if config.cache_folder is None else config.cache_folder.resolve(),
     )
 
 
@@ -143,10 +182,29 @@ def _sizes(config: TrainConfig) -> tuple[int, Size, Size]:
     return config.num_frames or known.num_frames, (resize, resize), (crop, crop)
 
 
-def _choose_precision(precision: str, device: str) -> Literal["fp32", "bf16"]:
-    if precision == "auto":
-        return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if precision == "bf16" else "fp32"
+def _precision(config: TrainConfig, device: str) -> Precision:
+    if config.freeze == "backbone" and config.precision == "auto":
+        return Precision("fp32", "as scores are: the backbone is run once")
+    return choose_precision(config.precision, device, config.arch)
+
+
+def _early(config: TrainConfig, num_frames: int, crop: Size) -> Early | None:
+    """Returns what ``--early-share`` asks for, at sizes that the network can take."""
+    if not config.early_epochs:
+        return None
+    known = backbone(config.arch)
+    if known.fixed:
+        raise ConfigError(f"{config.arch} takes clips of one size only; drop --early-share, or --recipe fast.")
+    frames = max(known.min_frames, min(2, num_frames), round(num_frames * config.early_frames))
+    side = max(known.min_crop, round(crop[0] * config.early_pixels))
+    check_input_size(config.arch, frames, (side, side))
+    return Early(
+        epochs=config.early_epochs, num_frames=min(frames, num_frames), crop=(min(side, crop[0]), min(side, crop[1]))
+    )
+
+
+def _store(config: TrainConfig) -> ClipStore | None:
+    return ClipStore(config.cache_folder or default_store_folder()) if config.cache else None
 
 
 def _choose_step(config: TrainConfig, search: Search, extraction: Extraction | None, log: RunLog) -> FrameStep:

@@ -51,6 +51,7 @@ class RunLog:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._epochs: list[EpochMetrics] = []
+        self._noted: set[str] = set()
 
     def say(self, line: str) -> None:
         """Prints a line as it stands."""
@@ -59,6 +60,12 @@ class RunLog:
     def note(self, line: str) -> None:
         """Prints something the user should know of, marked as such."""
         self.say(f"note: {line}")
+
+    def note_once(self, line: str | None) -> None:
+        """Prints a note unless there is none, or it was printed before."""
+        if line is not None and line not in self._noted:
+            self._noted.add(line)
+            self.note(line)
 
     @contextmanager
     def progress(self, what: str, total: int | None = None) -> Iterator[Callable[[int, int], None]]:
