@@ -1,13 +1,17 @@
 # make demo    install, then the whole main job on rendered videos (minutes)
 # make test    install, then linters, types, layers and tests
 # make check   the same and the tests that take minutes
+# make bench   what docs/performance.md claims, measured; bench-quick in minutes, bench in an hour or more
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test check lint clean
+# Class folders of real videos for the benchmarks; rendered ones stand in where there are none.
+CLIPS ?= ../shared/data/surveillance-fight/clips
+
+.PHONY: install demo test check lint bench bench-quick clean
 
 install: $(INSTALLED)
 
@@ -32,5 +36,11 @@ test: lint
 check: lint
 	$(BIN)/pytest
 
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/bench.py --clips $(CLIPS)
+
+bench-quick: $(INSTALLED)
+	$(BIN)/python benchmarks/bench.py --clips $(CLIPS) --quick
+
 clean:
-	rm -rf $(VENV) tillwatch-demo
+	rm -rf $(VENV) tillwatch-demo results

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import CLIPS_CSV
@@ -35,7 +36,8 @@ def middle_frame_accuracy(out: Path, seed: int, log: RunLog) -> float:
             shutil.copy(middle, alone)
     for name in (CLIPS_CSV, EXTRACTION_JSON):
         shutil.copy(out / "frames" / name, out / "middle")
-    config = TrainConfig(classes=CLASSES, weights="none", split_file=videos.split_file, seed=seed, **DEMO_SETTINGS)
+    own: dict[str, Any] = {"weights": "none", "split_file": videos.split_file, "seed": seed, "cache": False}
+    config = TrainConfig(classes=CLASSES, **own, **DEMO_SETTINGS)
     return train(out / "middle", out / "run", config, log).metrics.accuracy
 
 

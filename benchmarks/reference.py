@@ -60,9 +60,10 @@ class PlainTraining:
     Args:
         root: class folders of frame folders.
         num_frames, batch_size: of each step.
+        device: "cpu" or "cuda".
     """
 
-    def __init__(self, root: Path, num_frames: int = 32, batch_size: int = 4) -> None:
+    def __init__(self, root: Path, num_frames: int = 32, batch_size: int = 4, device: str = "cpu") -> None:
         self.dataset = PlainDataset(root, num_frames)
         labels = [label for _, label in self.dataset.samples]
         counts = Counter(labels)
@@ -70,16 +71,19 @@ class PlainTraining:
         self.batches = iter(DataLoader(self.dataset, batch_size, sampler=sampler))
         self.model = r2plus1d_18(weights=None)
         self.model.fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(self.model.fc.in_features, 2))
+        self.device = torch.device(device)
+        self.model.to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
         self.model.train()
 
     def step(self) -> int:
         """Loads a batch and trains on it; returns how many clips it had."""
         clips, labels = next(self.batches)
-        loss = nn.functional.cross_entropy(self.model(clips), labels)
+        loss = nn.functional.cross_entropy(self.model(clips.to(self.device)), labels.to(self.device))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        loss.item()
         return len(labels)
 
 

@@ -4,7 +4,7 @@
     python benchmarks/training_speed.py FRAMES --num-frames 16
 
 Both train r2plus1d_18 on 112 x 112 pixels in batches of 4. Ours is what ``tillwatch train --precision P`` does, for
-each P on this machine. Ratios of medians; the machine's own peak of matrix products stands beside.
+each P. Ratios of medians; the machine's own peak of matrix products stands beside.
 """
 
 from __future__ import annotations
@@ -13,62 +13,72 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from contender import GFLOP_PER_CLIP_OF_32, OurTraining, matrix_peak
 from reference import PlainTraining
-from torch.nn import functional as F
+from table import Row
 
-from tillwatch.data.dataset import VideoFrameDataset
-from tillwatch.data.loader import training_loader
-from tillwatch.data.transforms import train_transform
-from tillwatch.models.backbones import build_model
-from tillwatch.training.loop import set_up
-
-#: Multiply-adds of a 32 x 112 x 112 clip, forward and backward, counted as two operations each.
-GFLOP_PER_CLIP_OF_32 = 486
+from tillwatch.models.precision import PrecisionName
 
 
-class OurTraining:
-    """Our loop's state, made of the same parts as ``tillwatch train``."""
+@dataclass(frozen=True)
+class Speed:
+    """Seconds a clip, and the share of the machine's matrix peak that they mean."""
 
-    def __init__(self, root: Path, num_frames: int, batch_size: int, precision: str) -> None:
-        dataset = VideoFrameDataset(root, classes_in(root), num_frames, train_transform())
-        loader, sampler = training_loader(dataset, batch_size, seed=0, workers=1)
-        sampler.start_epoch(0)
-        self.batches = iter(loader)
-        network = build_model("r2plus1d_18", 2, weights=None)
-        self.fabric, self.model, self.optimizer = set_up(network, "cpu", precision, lr=1e-4)
-        self.model.train()
-
-    def step(self) -> int:
-        """Loads a batch and trains on it; returns how many clips it had."""
-        batch: Any = next(self.batches)
-        loss = F.cross_entropy(self.model(batch.clips), batch.labels)
-        self.optimizer.zero_grad()
-        self.fabric.backward(loss)
-        self.optimizer.step()
-        return len(batch.labels)
+    seconds: float
+    share_of_peak: float
+    peak: float
 
 
-def classes_in(root: Path) -> list[str]:
-    """Returns the class folders in order."""
-    return sorted(path.name for path in root.iterdir() if path.is_dir())
+def measure(
+    frames: Path, num_frames: int, batch_size: int, rounds: int, precisions: tuple[PrecisionName | None, ...]
+) -> dict[str, Speed]:
+    """Runs the plain loop and ours in each precision turn by turn; None is what ``auto`` takes."""
+    contenders: dict[str, Any] = {"plain loop": PlainTraining(frames, num_frames, batch_size)}
+    for precision in precisions:
+        ours = OurTraining(frames, num_frames, batch_size, precision)
+        contenders[f"ours, {ours.precision}"] = ours
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, contender in contenders.items():
+            spent = _timed(contender.step)
+            if turn:  # the first warms up
+                seconds[name].append(spent)
+    peaks = {"fp32": matrix_peak(torch.float32), "bf16": matrix_peak(torch.bfloat16)}
+    gflop = GFLOP_PER_CLIP_OF_32 * num_frames / 32
+    speeds = {}
+    for name, values in seconds.items():
+        median, peak = statistics.median(values), peaks["bf16" if "bf16" in name else "fp32"]
+        speeds[name] = Speed(seconds=median, share_of_peak=gflop / median / peak, peak=peak)
+    return speeds
 
 
-def matrix_peak(dtype: torch.dtype, size: int = 4096) -> float:
-    """Returns the best of a few square matrix products, in GFLOP/s."""
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    best = 0.0
-    for _ in range(5):
-        started = time.perf_counter()
-        a @ b
-        best = max(best, 2 * size**3 / (time.perf_counter() - started) / 1e9)
-    return best
+def rows(frames: Path, quick: bool) -> list[Row]:
+    """Returns the table's rows for 32 and 16 frames."""
+    out = []
+    for num_frames in (32, 16):
+        plain, ours = measure(frames, num_frames, 4, 1 if quick else 5, (None,)).items()
+        ratio = plain[1].seconds / ours[1].seconds
+        out.append(
+            Row(
+                "1",
+                f"training, {num_frames} x 112 x 112, batch 4, loading included, clips/s ({ours[0]}: "
+                f"{ours[1].share_of_peak:.0%} of the matrix peak of {ours[1].peak:.0f} GFLOP/s)",
+                f"{1 / ours[1].seconds:.3f}",
+                f"{1 / plain[1].seconds:.3f}",
+                f"{ratio:.2f}",
+                "at least 3.0",
+                ratio >= 3.0,
+            )
+        )
+    return out
 
 
-def timed(step: Callable[[], int]) -> float:
+def _timed(step: Callable[[], int]) -> float:
     """Returns the seconds a clip of one step."""
     started = time.perf_counter()
     clips = step()
@@ -83,26 +93,14 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    contenders: dict[str, Any] = {"plain loop": PlainTraining(options.frames, options.num_frames, options.batch_size)}
-    for precision in ("fp32", "bf16"):
-        contenders[f"ours, {precision}"] = OurTraining(
-            options.frames, options.num_frames, options.batch_size, precision
+    speeds = measure(options.frames, options.num_frames, options.batch_size, options.rounds, ("fp32", "bf16"))
+    plain = speeds["plain loop"].seconds
+    print(f"{'':<12} {'s a clip':>9} {'clips/s':>8} {'ratio':>6} {'of the matrix peak (GFLOP/s)':>30}")
+    for name, speed in speeds.items():
+        print(
+            f"{name:<12} {speed.seconds:>9.2f} {1 / speed.seconds:>8.3f} {plain / speed.seconds:>6.2f} "
+            f"{speed.share_of_peak:>18.0%} of {speed.peak:>8.0f}"
         )
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(options.rounds + 1):
-        for name, contender in contenders.items():
-            spent = timed(contender.step)
-            if turn:  # the first warms up
-                seconds[name].append(spent)
-    peaks = {"fp32": matrix_peak(torch.float32), "bf16": matrix_peak(torch.bfloat16)}
-    print(f"matrix products: fp32 {peaks['fp32']:.0f} GFLOP/s, bf16 {peaks['bf16']:.0f} GFLOP/s")
-    plain = statistics.median(seconds["plain loop"])
-    gflop = GFLOP_PER_CLIP_OF_32 * options.num_frames / 32
-    print(f"{'':<12} {'s a clip':>9} {'clips/s':>8} {'ratio':>6} {'of the peak':>12}")
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        share = gflop / median / peaks["bf16" if "bf16" in name else "fp32"]
-        print(f"{name:<12} {median:>9.2f} {1 / median:>8.3f} {plain / median:>6.2f} {share:>11.0%}")
 
 
 if __name__ == "__main__":

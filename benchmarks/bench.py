@@ -1,0 +1,97 @@
+"""The whole table: a row for each promise about speed, with ours, the plain reference and the ratio.
+
+    make bench          everything, an hour and more on two cores (the quality of five seeds is half of it)
+    make bench-quick    the same rows from fewer steps, seeds and clips, in minutes
+
+Real clips are taken where there are any: ``make bench CLIPS=FOLDER`` with class folders of videos. Without, rendered
+ones stand in. Each part's rows are written to results/ as they are known. Of the five seeds (results/seeds.csv) a
+broken-off run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import gpu
+import loading
+import memory
+import probe_speed
+import quality
+import scale
+import store_faults
+import tasks
+import time_to_accuracy
+import training_speed
+from table import Row, print_table
+
+from tillwatch.clip_spec import FrameStep
+from tillwatch.data.extraction import extract
+from tillwatch.data.provenance import Extraction
+from tillwatch.files import write_csv
+
+_COLUMNS = tuple(field.name for field in fields(Row))
+
+Part = tuple[str, Callable[[], list[Row]]]
+
+
+def frames_of(videos: Path | None, results: Path) -> Path:
+    """Returns frame folders of the videos, extracted once, or rendered ones."""
+    if videos is not None:
+        extract(videos, results / "frames", Extraction(step=FrameStep(), short_side=128), workers=os.cpu_count() or 1)
+        return results / "frames"
+    rendered = results / "rendered"
+    if not rendered.is_dir():
+        tasks.noisy_till(1.0).make(rendered, 0)
+    return rendered
+
+
+def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list[Part]:
+    """Returns the measurements in the order of the table."""
+    quality_csv = results / ("seeds-quick.csv" if quick else "seeds.csv")
+    return [
+        ("training speed", lambda: training_speed.rows(frames, quick)),
+        ("loading", lambda: loading.rows(quick, videos)),
+        ("quality", lambda: quality.measured_rows(quality_csv, frames if videos else None, quick)),
+        ("fast", lambda: time_to_accuracy.rows([0] if quick else [0, 1, 2], quick)),
+        ("probe", lambda: probe_speed.rows(frames)),
+        ("memory", lambda: memory.rows(frames, quick)),
+        ("store", lambda: store_faults.rows(quick)),
+        ("gpu", gpu.rows),
+        ("scale", lambda: scale.rows(quick)),
+    ]
+
+
+def main() -> None:
+    """Measures everything and prints the table; exits with 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=Path)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", help="some of the parts, by name")
+    options = parser.parse_args()
+    options.results.mkdir(exist_ok=True)
+    videos = options.clips if options.clips is not None and options.clips.is_dir() else None
+    frames = frames_of(videos, options.results)
+    table: list[Row] = []
+    for name, measure in parts(frames, videos, options.results, options.quick):
+        if options.only and name not in options.only:
+            continue
+        started = time.perf_counter()
+        rows = measure()
+        table += rows
+        write_csv(options.results / f"{name.replace(' ', '-')}.csv", _COLUMNS, map(asdict, rows))
+        print(f"[{name}: {time.perf_counter() - started:.0f} s]", file=sys.stderr, flush=True)
+    print_table(table)
+    missed = [row for row in table if row.holds is False]
+    print(f"\n{len(table)} rows, {len(missed)} of them miss their bar")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

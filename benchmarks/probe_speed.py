@@ -1,0 +1,94 @@
+"""``--freeze backbone``: one pass of features, then the head's 30 epochs; and its scores against the live network's.
+
+    python benchmarks/probe_speed.py FRAMES
+
+FRAMES are frame folders of at least 240 clips. The network is small in size, not in kind: r2plus1d_18 at 8 x 48 x 48,
+random weights; the head's time does not depend on how its features came about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from table import Row, print_table
+
+from tillwatch.config import TrainConfig
+from tillwatch.data.dataset import VideoFrameDataset
+from tillwatch.data.loader import evaluation_loader
+from tillwatch.files import read_csv
+from tillwatch.models.backbones import head_of
+from tillwatch.models.saved import load_model
+from tillwatch.training.loop import train
+from tillwatch.training.probe import Backbone, Head
+from tillwatch.training.runlog import RunLog
+
+
+def rows(frames: Path) -> list[Row]:
+    """Measures and returns the table's rows."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = TrainConfig(
+            weights="none",
+            freeze="backbone",
+            num_frames=8,
+            resize=56,
+            crop=48,
+            lr=1e-3,
+            hold_out=False,  # so that the head learns from every clip
+            plateau_on="train",
+            keep="last",
+            epochs=30,
+            cache_folder=folder / "cache",
+        )
+        log = RunLog(Console(record=True, soft_wrap=True, highlight=False))
+        started = time.perf_counter()
+        train(frames, folder / "run", config, log)
+        first = time.perf_counter() - started
+        told = re.search(r"features of (\d+) clips in (\d+) s", log.console.export_text())
+        assert told is not None
+        epochs = read_csv(folder / "run" / "metrics.csv")
+        head_seconds = sum(float(row["seconds"]) for row in epochs)
+        started = time.perf_counter()
+        train(frames, folder / "again", config, RunLog(Console(quiet=True)))
+        again = time.perf_counter() - started
+        largest = largest_difference(folder / "run", frames)
+    return [
+        Row("5", f"--freeze backbone: {len(epochs)} epochs of the head on {told[1]} clips' features, s",
+            f"{head_seconds:.1f}", "", "", "under 5", head_seconds < 5),
+        Row("5", "--freeze backbone: the whole command, first and once features are kept, s", f"{again:.0f}",
+            f"{first:.0f}", f"{first / again:.1f}", "printed", None),
+        Row("5", "--freeze backbone: head on kept features against the live network, largest difference of scores",
+            f"{largest:.1e}", "", "", "at most 1e-4", largest <= 1e-4),
+    ]  # fmt: skip
+
+
+def largest_difference(run: Path, data: Path) -> float:
+    """Returns how far the head's scores of features and the whole network's scores of clips are apart at most."""
+    model = load_model(run)
+    head = Head(head_of(model.network, model.spec.arch)).eval()
+    backbone = Backbone(model.network, head.head, model.device)
+    dataset = VideoFrameDataset(data, model.spec.classes, model.spec.num_frames, model.transform)
+    largest = 0.0
+    for batch in evaluation_loader(dataset, 8):
+        clips = batch.clips(model.transform)
+        with torch.inference_mode():
+            by_head = head(backbone(clips)).double().softmax(1).numpy()
+        largest = max(largest, float(abs(by_head - model.probabilities(clips)).max()))
+    return largest
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("frames", type=Path)
+    print_table(rows(parser.parse_args().frames))
+
+
+if __name__ == "__main__":
+    main()

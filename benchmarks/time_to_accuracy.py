@@ -1,0 +1,88 @@
+"""How long until validation accuracy first reaches 0.90: recipe ``fast`` against ``default``, three seeds.
+
+    python benchmarks/time_to_accuracy.py --seeds 0 1 2
+
+On the noisy till scene at 16 x 80 x 80, both with the same learning rate and precision; only what the recipe is
+differs. Only epochs at full size count as reaching it, and all that went before them counts as time, validation
+included. A run ends when it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from table import Row, print_table
+from tasks import FEW_CAMERAS, Task, noisy_till
+
+from tillwatch.config import RECIPES
+from tillwatch.training.loop import train
+from tillwatch.training.runlog import EpochMetrics, RunLog
+
+REACHED = 0.90
+
+
+class _ReachedError(Exception):
+    """Ends a training."""
+
+
+class StopWatch(RunLog):
+    """Adds up the seconds of the epochs, and ends the training at the first of full size that is good enough.
+
+    Args:
+        early_epochs: how many are not of full size.
+    """
+
+    def __init__(self, early_epochs: int) -> None:
+        super().__init__()
+        self.early_epochs = early_epochs
+        self.seconds = 0.0
+
+    def epoch(self, folder: Path, metrics: EpochMetrics, epochs: int, best: bool) -> None:
+        """Notes an epoch as every log does."""
+        super().epoch(folder, metrics, epochs, best)
+        self.seconds += metrics.seconds
+        if metrics.epoch > self.early_epochs and (metrics.val_balanced_accuracy or 0) >= REACHED:
+            raise _ReachedError
+
+
+def seconds_until(recipe: str, task: Task, seed: int) -> float:
+    """Trains until ``REACHED``; returns the seconds that took, infinity if it never came."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = task.make(folder / "data", seed)
+        config = replace(config, cache_folder=folder / "cache", **RECIPES[recipe])
+        watch = StopWatch(config.early_epochs)
+        try:
+            train(folder / "data", folder / "run", config, watch)
+        except _ReachedError:
+            return watch.seconds
+        return math.inf
+
+
+def rows(seeds: list[int], quick: bool = False) -> list[Row]:
+    """Measures and returns the table's row; quick is too short to reach it, to see that it runs."""
+    task = noisy_till(cameras=FEW_CAMERAS, epochs=3) if quick else noisy_till(num_frames=16, resize=92, crop=80)
+    measured = {recipe: [seconds_until(recipe, task, seed) for seed in seeds] for recipe in ("fast", "default")}
+    fast, default = (statistics.median(seconds) for seconds in measured.values())
+    each = ", ".join(f"{ours:.0f} against {theirs:.0f}" for ours, theirs in zip(*measured.values(), strict=True))
+    what = f"recipe fast: s until validation accuracy {REACHED:.2f}, median of {len(seeds)} seeds ({each})"
+    ratio = default / fast
+    return [
+        Row("4", what, f"{fast:.0f}", f"{default:.0f}", f"{ratio:.2f}", "at least 2", None if quick else ratio >= 2)
+    ]
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    print_table(rows(parser.parse_args().seeds))
+
+
+if __name__ == "__main__":
+    main()
