@@ -65,10 +65,28 @@ def test_impossible_precisions_are_refused() -> None:
         choose_precision("int4", "cpu", "r2plus1d_18")
 
 
-def test_the_speed_of_bf16_is_measured() -> None:
+@pytest.mark.parametrize(
+    ("bf16_rate", "products", "times"),
+    [(8.0, {256, 1024}, 8.0), (0.01, {256}, 0.01)],  # a CPU that imitates bf16 is not made to multiply much in it
+)
+def test_the_speed_of_bf16_is_measured(
+    monkeypatch: pytest.MonkeyPatch, bf16_rate: float, products: set[int], times: float
+) -> None:
+    multiplied: set[int] = set()
+
+    def seconds(dtype: torch.dtype, size: int) -> float:
+        multiplied.add(size)
+        return size**3 / (bf16_rate if dtype == torch.bfloat16 else 1.0)
+
     bf16_speedup.cache_clear()
-    assert 0.001 < bf16_speedup(64) < 1000
+    monkeypatch.setattr(precision, "_seconds", seconds)
+    assert bf16_speedup() == pytest.approx(times)
+    assert multiplied == products
     bf16_speedup.cache_clear()
+
+
+def test_a_product_of_matrices_takes_time() -> None:
+    assert 0 < precision._seconds(torch.float32, 8) < precision._seconds(torch.float32, 512) < 10
 
 
 def test_laying_out_keeps_keys_and_scores() -> None:
