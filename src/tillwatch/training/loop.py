@@ -1,4 +1,4 @@
-"""The training loop: fit, epoch by epoch, then save and evaluate."""
+"""The training loop: prepare, fit epoch by epoch, finish."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from tillwatch.config import TrainConfig, to_yaml
 from tillwatch.data.catalog import CLIPS_CSV, Skip
 from tillwatch.data.sampler import derive_seed
 from tillwatch.errors import DataError
-from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
+from tillwatch.evaluation.evaluate import Evaluation
 from tillwatch.evaluation.metrics import balanced_accuracy
 from tillwatch.files import write_text
 from tillwatch.models.backbones import KINETICS, build_model
 from tillwatch.models.precision import PrecisionName, lay_out
-from tillwatch.models.saved import Classifier, read_classes, save_model, save_state_dict
+from tillwatch.models.saved import read_classes, save_model, save_state_dict
 from tillwatch.training.feed import Feed, clip_feed
+from tillwatch.training.finish import finish
 from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.prepare import Job, paths_read, prepare, resolved
 from tillwatch.training.probe import head_on_features
@@ -86,22 +87,7 @@ def train(data: Path, out: Path, config: TrainConfig, log: RunLog | None = None)
         log.note(f"{skip.name} was left out: {skip.reason}.")
     if skipped:
         write_clips(out / CLIPS_CSV, job, skipped)
-    sha256 = save_model(out, network, job.spec)
-    if config.save_as is not None:
-        save_state_dict(out / config.save_as, network)
-    classifier = Classifier(network, job.spec, sha256=sha256, device=job.device)
-    with log.progress("evaluating") as on_batch:
-        return evaluate_split(
-            out,
-            classifier,
-            job.catalog.clips,
-            job.sides,
-            "test" if config.hold_out else "train",
-            batch_size=config.batch_size,
-            workers=job.workers,
-            store=job.store,
-            on_batch=on_batch,
-        )
+    return finish(network, job, config, out, log)
 
 
 def fit(

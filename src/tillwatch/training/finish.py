@@ -1,0 +1,44 @@
+"""What follows the last epoch: the model saved, and measured on the clips held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from tillwatch.config import TrainConfig
+from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
+from tillwatch.models.saved import Classifier, save_model, save_state_dict
+from tillwatch.training.prepare import Job
+from tillwatch.training.runlog import RunLog
+
+
+def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLog) -> Evaluation:
+    """Saves a trained network as a run's model and evaluates it.
+
+    Args:
+        network: trained.
+        job: clips, spec, device.
+        config: batch size, another name for the weights.
+        out: the run folder.
+        log: where to say what happens.
+
+    Returns:
+        The evaluation on the test clips, or on the training clips if nothing was held out.
+    """
+    sha256 = save_model(out, network, job.spec)
+    if config.save_as is not None:
+        save_state_dict(out / config.save_as, network)
+    classifier = Classifier(network, job.spec, sha256=sha256, device=job.device)
+    with log.progress("evaluating") as on_batch:
+        return evaluate_split(
+            out,
+            classifier,
+            job.catalog.clips,
+            job.sides,
+            "test" if config.hold_out else "train",
+            batch_size=config.batch_size,
+            workers=job.workers,
+            store=job.store,
+            on_batch=on_batch,
+        )
