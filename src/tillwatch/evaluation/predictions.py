@@ -1,0 +1,129 @@
+"""A table of predictions, from this program or any other: read, checked, each fault said in one line."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tillwatch.errors import DataError, did_you_mean, one_line
+from tillwatch.files import read_csv
+
+_PREFIX = "p_"
+_SUM_TOLERANCE = 1e-3  # tables of other programs often hold four digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Scored, labelled clips.
+
+    Attributes:
+        names: of the N clips, each once.
+        labels: int64 ``(N,)``, places in ``classes``.
+        groups: of each clip; its own name where the table says none.
+        splits: of each clip; empty where the table says none.
+        classes: in the order of the columns.
+        probabilities: float64 ``(N, len(classes))``, rows sum to 1.
+    """
+
+    names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    groups: tuple[str, ...]
+    splits: tuple[str, ...]
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Reads ``path,label,group,split,p_<class>,...``; group and split may be absent, other columns are ignored.
+
+    Raises:
+        DataError: if it cannot be read, or its scores cannot be used; one line that names the first such clip.
+    """
+    try:
+        rows = read_csv(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({one_line(error)}).") from None
+    if not rows:
+        raise DataError(f"{path} holds no predictions; give a CSV with the columns path,label,p_<class>,...")
+    columns = list(rows[0])
+    classes = tuple(name.removeprefix(_PREFIX) for name in columns if name.startswith(_PREFIX) and name != _PREFIX)
+    for name in ("path", "label"):
+        if name not in columns:
+            raise DataError(f"{path} lacks the column {name!r}; it has {', '.join(columns)}.")
+    if len(classes) < 2:
+        raise DataError(f"{path} has {len(classes)} columns p_<class>; it must have one for each class, two at least.")
+    names = tuple(row["path"] for row in rows)
+    probabilities = np.array([[_number(path, row, _PREFIX + name) for name in classes] for row in rows])
+    for row in rows:
+        if row["label"] not in classes:
+            raise DataError(
+                f"{path}: {row['path']!r} has the label {row['label']!r}, but there is no column "
+                f"{_PREFIX}{row['label']}.{did_you_mean(row['label'], classes)}"
+            )
+    labels = np.array([classes.index(row["label"]) for row in rows], dtype=np.int64)
+    try:
+        check_scores(names, labels, classes, probabilities)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    return Predictions(
+        names=names,
+        labels=labels,
+        groups=tuple(row.get("group") or row["path"] for row in rows),
+        splits=tuple(row.get("split", "") for row in rows),
+        classes=classes,
+        probabilities=probabilities,
+    )
+
+
+def check_scores(
+    names: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str], probabilities: NDArray[np.float64]
+) -> None:
+    """Checks that labelled scores can be evaluated.
+
+    Args:
+        names: of the clips.
+        labels: int64 ``(N,)``.
+        classes: in the order of the columns.
+        probabilities: float64 ``(N, len(classes))``.
+
+    Raises:
+        DataError: if there is none, a clip is named twice, a score is not finite or outside [0, 1], a row does not
+            sum to 1, or all clips are of one class.
+    """
+    if not len(names):
+        raise DataError("there is no clip to evaluate.")
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{name!r} stands in {times} rows; each clip must stand in one.")
+    for what, bad in (
+        ("scores that are not finite", ~np.isfinite(probabilities).all(1)),
+        ("a score outside 0 to 1", ((probabilities < 0) | (probabilities > 1)).any(1)),
+        ("scores that do not sum to 1", np.abs(probabilities.sum(1) - 1) > _SUM_TOLERANCE),
+    ):
+        if bad.any():
+            row = int(bad.argmax())
+            scores = ", ".join(f"{p:g}" for p in probabilities[row])
+            raise DataError(
+                f"{int(bad.sum())} of {len(names)} clips have {what}, the first is {names[row]!r}: {scores}."
+            )
+    present = {int(label) for label in labels}
+    if len(present) == 1:
+        raise DataError(
+            f"all {len(labels)} clips are of the class {classes[present.pop()]!r}; "
+            "how well classes are told apart shows on clips of two or more."
+        )
+
+
+def _number(path: Path, row: dict[str, str], column: str) -> float:
+    try:
+        return float(row[column])
+    except ValueError:
+        if row[column].strip().lower() in ("", "none", "null", "na"):
+            return math.nan
+        raise DataError(f"{path}: {column} of {row['path']!r} is {row[column]!r}; it must be a number.") from None
