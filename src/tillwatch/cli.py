@@ -347,11 +347,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         print(f"note: {note}")
     metrics = evaluation.metrics
     print(f"\n{len(evaluation.scores.clips)} clips, split {evaluation.split}:\n\n{metrics.report_text}")
-    figures = [f"accuracy {metrics.accuracy:.3f}", f"balanced accuracy {metrics.balanced_accuracy:.3f}"]
-    if metrics.event_auroc is not None and metrics.event_average_precision is not None:
-        figures.append(f"event AUROC {metrics.event_auroc:.3f}")
-        figures.append(f"average precision {metrics.event_average_precision:.3f}")
-    print(", ".join(figures))
+    for line in evaluation.summary.lines(evaluation.threshold):
+        print(line)
     for skip in evaluation.scores.skipped:
         print(f"note: {skip.name} left out: {skip.reason}.")
 

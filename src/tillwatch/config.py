@@ -79,6 +79,10 @@ class TrainConfig:
         early_pixels: share of the pixels each way.
         cache: keep decoded clips for later epochs and runs.
         cache_folder: where; the user's cache folder, or $TILLWATCH_CACHE, unless given.
+        max_false_alarms_per_hour: choose the operating point on the validation clips by this budget.
+        min_recall: choose it by this recall instead; with neither, by the best F1.
+        normal_hours: of footage that all clips without the event stand for; their summed lengths unless given.
+        prevalence: share of clips like these that show the event where you will use it, for alarms a day.
         save_as: also save the weights in RUN under this name.
         overwrite: replace RUN if it is an older run.
     """
@@ -118,6 +122,10 @@ class TrainConfig:
     early_pixels: float = 0.7
     cache: bool = True
     cache_folder: Path | None = None
+    max_false_alarms_per_hour: float | None = None
+    min_recall: float | None = None
+    normal_hours: float | None = None
+    prevalence: float | None = None
     save_as: str | None = None
     overwrite: Annotated[bool, Parameter(negative=())] = False
 
@@ -172,8 +180,24 @@ class TrainConfig:
             yield "--no-hold-out leaves nothing to validate on; drop --patience."
         if not self.hold_out and self.split_file is not None:
             yield "--no-hold-out and --split-file exclude each other; give one."
+        yield from self._point_problems()
         if self.save_as is not None and not re.fullmatch(r"[^/\\\0]{1,100}\.pth", self.save_as):
             yield f"--save-as is {self.save_as!r}; it must be a file name without folders that ends in .pth."
+
+    def _point_problems(self) -> Any:
+        budget, recall, hours = self.max_false_alarms_per_hour, self.min_recall, self.normal_hours
+        if budget is not None and not (math.isfinite(budget) and budget >= 0):
+            yield f"--max-false-alarms-per-hour is {budget}; it must be a number, at least 0."
+        if recall is not None and not 0 < recall <= 1:
+            yield f"--min-recall is {recall}; it must be a share above 0, at most 1."
+        if budget is not None and recall is not None:
+            yield "--max-false-alarms-per-hour and --min-recall exclude each other; give one."
+        if hours is not None and not (math.isfinite(hours) and hours > 0):
+            yield f"--normal-hours is {hours}; it must be a positive number."
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
+            yield f"--prevalence is {self.prevalence}; it must be a share between 0 and 1."
+        if not self.hold_out and (budget is not None or recall is not None):
+            yield "--no-hold-out leaves nothing to choose an operating point on; drop the budget or recall."
 
 
 #: What `--recipe` changes of the defaults. `original` is the well-known script; docs/recipes.md says where it differs.

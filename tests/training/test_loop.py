@@ -325,7 +325,7 @@ def test_early_epochs_see_fewer_frames_and_pixels(
     validated = [shape for is_training, shape in seen if not is_training]
     early = validated.index((4, 24, 24))
     assert validated[:early] == [(3, 16, 16)] * early  # two validations
-    assert validated[early:] == [(4, 24, 24)] * (early + 1)  # two more, and the report at the end
+    assert validated[early:] == [(4, 24, 24)] * (early + 2)  # two more, the calibration, and the report
     assert "the first 2 epochs on 3 x 16 x 16" in log.console.export_text()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tillwatch.data.splits import SIDES
 from tillwatch.data.store import ClipStore
 from tillwatch.errors import DataError, RunError, one_line
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
+from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
 from tillwatch.models.saved import Classifier, dataset_of
 
@@ -61,6 +62,8 @@ class Evaluation:
     folder: Path
     split: str
     metrics: Metrics
+    summary: Summary
+    threshold: float
     scores: Scores
     notes: tuple[str, ...]
 
@@ -110,6 +113,7 @@ def write_evaluation(
     sides: Mapping[str, str],
     split: str,
     notes: Sequence[str] = (),
+    footage: Footage | None = None,
 ) -> Evaluation:
     """Computes the figures of one split and writes them with the predictions.
 
@@ -120,6 +124,7 @@ def write_evaluation(
         sides: the split of each clip by name.
         split: the one that is evaluated, or "all".
         notes: sentences that must stand beside the figures.
+        footage: what the split's clips stand for.
 
     Raises:
         DataError: if no clip of the split could be scored.
@@ -129,18 +134,24 @@ def write_evaluation(
     if not chosen.clips:
         raise DataError(f"no clip of the split {split!r} could be scored.")
     metrics = compute_metrics(chosen.labels, chosen.probabilities, spec.classes, spec.event_indices)
+    point = classifier.operating_point
+    groups = [clip.group for clip in chosen.clips]
+    summary = summarize(chosen.labels, chosen.probabilities, groups, spec.event_indices, point.threshold, footage)
     counts = Counter(clip.label for clip in chosen.clips)
     record: dict[str, Any] = {
         "split": split,
         "notes": list(notes),
         "clips": len(chosen.clips),
         "clips_per_class": {name: counts[name] for name in spec.classes},
-        "groups": len({clip.group for clip in chosen.clips}),
+        "groups": len(set(groups)),
         "accuracy": metrics.accuracy,
         "balanced_accuracy": metrics.balanced_accuracy,
         "event": list(spec.event),
         "event_auroc": metrics.event_auroc,
         "event_average_precision": metrics.event_average_precision,
+        "summary": summary.to_json(),
+        "temperature": classifier.temperature,
+        "operating_point": asdict(point),
         "confusion_matrix": {"classes": list(spec.classes), "rows_true": metrics.confusion.tolist()},
         "classification_report": metrics.report,
         "skipped": [{"path": skip.name, "reason": skip.reason} for skip in scores.skipped],
@@ -151,7 +162,15 @@ def write_evaluation(
     write_text(folder / "classification_report.txt", f"{head}{metrics.report_text}")
     write_json(folder / "evaluation.json", record)
     _write_predictions(folder / "predictions.csv", spec, scores, sides)
-    return Evaluation(folder=folder, split=split, metrics=metrics, scores=chosen, notes=tuple(notes))
+    return Evaluation(
+        folder=folder,
+        split=split,
+        metrics=metrics,
+        summary=summary,
+        threshold=point.threshold,
+        scores=chosen,
+        notes=tuple(notes),
+    )
 
 
 def evaluate_split(
@@ -163,6 +182,7 @@ def evaluate_split(
     *,
     notes: Sequence[str] = (),
     skipped: Sequence[Skip] = (),
+    footage: Footage | None = None,
     batch_size: int = 4,
     workers: int = 0,
     store: ClipStore | None = None,
@@ -177,6 +197,7 @@ def evaluate_split(
         sides: the split of each by name.
         split: a side, or "all".
         notes, skipped: what to write beside the figures.
+        footage: the hours of all normal clips, if told, and the prevalence; the rest is worked out.
         batch_size, workers, store, on_batch: as :func:`score_clips`.
 
     Raises:
@@ -192,7 +213,14 @@ def evaluate_split(
     scores = replace(scores, skipped=(*skipped, *scores.skipped))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return write_evaluation(folder, classifier, scores, sides, split, notes)
+        told = footage or Footage()
+        of_split = [clip for clip in scores.clips if split in ("all", sides[clip.name])]
+        footage = Footage(
+            normal_hours=normal_hours(of_split, clips, classifier.spec.event, told.normal_hours),
+            clip_seconds=_mean_seconds(of_split),
+            prevalence=told.prevalence,
+        )
+        return write_evaluation(folder, classifier, scores, sides, split, notes, footage)
     except OSError as error:
         raise RunError(f"{folder} cannot be written ({error.strerror or one_line(error)}).") from None
 
@@ -228,7 +256,8 @@ def evaluate_run(
         raise DataError(f"--split is {split!r}; it must be one of {', '.join((*SIDES, 'all'))}.")
     sides, groups = _read_sides(run)
     reported = "test" if "test" in sides.values() else "train"
-    trained_on = _data_of(run)
+    config = _config_of(run)
+    trained_on = Path(config["data"])
     root = data or trained_on
     own = root.resolve() == trained_on.resolve()
     clips, notes, skipped = _clips_below(root, classifier.spec)
@@ -261,10 +290,36 @@ def evaluate_run(
         split,
         notes=notes,
         skipped=skipped,
+        footage=Footage(normal_hours=config.get("normal_hours") if own else None, prevalence=config.get("prevalence")),
         batch_size=batch_size,
         workers=workers,
         on_batch=on_batch,
     )
+
+
+def normal_hours(
+    clips: Sequence[Clip], everything: Sequence[Clip], event: Sequence[str], told: float | None
+) -> float | None:
+    """Returns the hours of normal footage that clips stand for; None if that is unknown.
+
+    Args:
+        clips: some of a data set's.
+        everything: all of them.
+        event: classes that are no normal footage.
+        told: the hours that the normal clips of all stand for; their summed lengths unless given.
+    """
+    normal = [clip for clip in clips if clip.label not in event]
+    if told is not None:
+        count = sum(clip.label not in event for clip in everything)
+        return told * len(normal) / count if count else None
+    seconds = [clip.seconds for clip in normal]
+    known = [length for length in seconds if length is not None]
+    return sum(known) / 3600 if known and len(known) == len(seconds) else None
+
+
+def _mean_seconds(clips: Sequence[Clip]) -> float | None:
+    known = [seconds for clip in clips if (seconds := clip.seconds) is not None]
+    return sum(known) / len(known) if known and len(known) == len(clips) else None
 
 
 def _scored_with(split: str) -> tuple[str, ...]:
@@ -281,11 +336,12 @@ def _clips_below(root: Path, spec: ClipSpec) -> tuple[list[Clip], list[str], tup
     return list(catalog.clips), notes, catalog.skipped
 
 
-def _data_of(run: Path) -> Path:
+def _config_of(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Path(config["data"])
+        Path(config["data"])
+        return dict(config)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} does not tell which data the run was trained on ({one_line(error)}).") from None
 

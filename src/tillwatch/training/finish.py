@@ -8,7 +8,9 @@ from torch import nn
 
 from tillwatch.config import TrainConfig
 from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
+from tillwatch.evaluation.summary import Footage
 from tillwatch.models.saved import Classifier, save_model, save_state_dict
+from tillwatch.training.calibrate import calibrate
 from tillwatch.training.prepare import Job
 from tillwatch.training.runlog import RunLog
 
@@ -26,10 +28,13 @@ def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: Ru
     Returns:
         The evaluation on the test clips, or on the training clips if nothing was held out.
     """
-    sha256 = save_model(out, network, job.spec)
+    temperature, point = calibrate(Classifier(network, job.spec, device=job.device), job, config, log)
+    sha256 = save_model(out, network, job.spec, temperature=temperature, operating_point=point)
     if config.save_as is not None:
         save_state_dict(out / config.save_as, network)
-    classifier = Classifier(network, job.spec, sha256=sha256, device=job.device)
+    classifier = Classifier(
+        network, job.spec, temperature=temperature, operating_point=point, sha256=sha256, device=job.device
+    )
     with log.progress("evaluating") as on_batch:
         return evaluate_split(
             out,
@@ -37,6 +42,7 @@ def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: Ru
             job.catalog.clips,
             job.sides,
             "test" if config.hold_out else "train",
+            footage=Footage(normal_hours=config.normal_hours, prevalence=config.prevalence),
             batch_size=config.batch_size,
             workers=job.workers,
             store=job.store,
