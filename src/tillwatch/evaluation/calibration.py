@@ -90,7 +90,7 @@ def fit_temperature(log_probabilities: NDArray[np.float64], labels: NDArray[np.i
     )
     value = math.exp(float(found.x))
     for bound in (LOWEST, HIGHEST):
-        if abs(math.log(value / bound)) < 1e-4:
+        if loss(math.log(bound)) <= float(found.fun):  # the search ends just inside of its bounds
             return Temperature(
                 value=bound,
                 source=f"fitted on {len(labels)} validation clips, at its bound of {bound:g}: the scores say little",

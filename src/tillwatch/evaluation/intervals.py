@@ -84,7 +84,7 @@ def paired_interval(
     if known is None:
         return None
     t = float(stats.t.ppf((1 + level) / 2, known.groups - 1))
-    half = t * math.sqrt(max(known.variance, known.worth**-2))
+    half = t * math.sqrt(max(known.variance, known.clips**-2))
     return Interval(low=max(-1.0, known.figure - half), high=min(1.0, known.figure + half), level=level)
 
 
@@ -183,6 +183,7 @@ def _lots(places: NDArray[np.int64], counted: NDArray[np.bool_]) -> NDArray[np.i
     """Returns which clips are left out together: those of a group, or of several, large ones with small ones."""
     sizes = np.bincount(places, counted)
     kept = np.flatnonzero(sizes)  # a group in which nothing counts moves nothing
+    kept = np.random.default_rng(0).permutation(kept)  # neighbours in a table are alike in ways that repeat
     order = kept[np.argsort(-sizes[kept], kind="stable")]
     lot_of = np.full(len(sizes), -1, dtype=np.int64)
     number = min(len(order), _LEFT_OUT_AT_MOST)

@@ -1,0 +1,83 @@
+"""The operating point against hand-computed cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tillwatch.errors import DataError
+from tillwatch.evaluation.operating_point import choose_threshold, expected_a_day, false_alarms_per_hour, measure
+
+SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.2])
+EVENT = np.array([True, True, False, True, False, False])
+
+
+def test_best_f1() -> None:
+    # Above 0.7: 2 of 3, F1 0.8; above 0.4: 3 of 3 with one false alarm, F1 6/7.
+    choice = choose_threshold(SCORES, EVENT)
+    assert choice.threshold == pytest.approx(0.5)
+    assert "best F1, chosen on 6 validation clips, 3 of them events: 3 of 3 found, 1 false alarms" in choice.source
+
+
+def test_budget_of_false_alarms() -> None:
+    none = choose_threshold(SCORES, EVENT, max_false_alarms_per_hour=0.9, hours=1.0)
+    assert none.threshold == pytest.approx(0.75)
+    one = choose_threshold(SCORES, EVENT, max_false_alarms_per_hour=0.5, hours=2.0)
+    assert one.threshold == pytest.approx(0.5)
+    with pytest.raises(DataError, match="needs the hours"):
+        choose_threshold(SCORES, EVENT, max_false_alarms_per_hour=1)
+
+
+def test_least_recall() -> None:
+    assert choose_threshold(SCORES, EVENT, min_recall=0.6).threshold == pytest.approx(0.75)
+    assert choose_threshold(SCORES, EVENT, min_recall=1).threshold == pytest.approx(0.5)
+
+
+def test_a_budget_that_no_event_survives_is_said() -> None:
+    choice = choose_threshold(SCORES, ~EVENT, max_false_alarms_per_hour=0, hours=1)
+    assert "no event stays found" in choice.source
+    assert measure(SCORES, ~EVENT, choice.threshold).false_alarms == 0
+    top = choose_threshold(np.array([1.0, 0.5]), np.array([False, True]), max_false_alarms_per_hour=0, hours=1)
+    assert top.threshold > 1, "a score of 1 must not reach it"
+
+
+def test_ties_fall_on_one_side_and_equal_scores_are_said() -> None:
+    tied = choose_threshold(np.array([0.5, 0.5, 0.1]), np.array([True, False, False]), min_recall=1)
+    assert tied.threshold == pytest.approx(0.3)
+    assert "1 false alarms" in tied.source
+    equal = choose_threshold(np.full(4, 0.5), np.array([True, False, True, False]))
+    assert "all scores are equal" in equal.source
+    near = np.nextafter(0.5, 1)
+    assert choose_threshold(np.array([0.5, near]), np.array([False, True])).threshold == near
+
+
+@pytest.mark.parametrize("event", [True, False])
+def test_one_kind_of_clip_gives_no_point(event: bool) -> None:
+    with pytest.raises(DataError, match="takes events and others"):
+        choose_threshold(SCORES, np.full(6, event))
+
+
+def test_measured() -> None:
+    point = measure(SCORES, EVENT, 0.6, hours=2.0)
+    assert (point.found, point.false_alarms, point.others) == (3, 1, 3)
+    assert point.recall == 1.0
+    assert point.precision == 0.75
+    assert point.f1 == pytest.approx(6 / 7)
+    assert point.alarms is not None
+    assert point.alarms.per_hour == 0.5
+    nothing = measure(SCORES, np.zeros(6, bool), 2.0)
+    assert nothing.recall is nothing.precision is nothing.f1 is None
+
+
+def test_poisson_intervals_against_tables() -> None:
+    none = false_alarms_per_hour(0, 3)
+    assert (none.per_hour, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(2.9957 / 3, abs=1e-4)  # -ln 0.05
+    five = false_alarms_per_hour(5, 10)
+    assert (five.low * 10, five.high * 10) == pytest.approx((1.6235, 11.6683), abs=1e-3)  # Garwood's table
+
+
+def test_alarms_a_day_by_bayes() -> None:
+    # 1000 clips a day, one in a hundred an event: 8 of 10 found, 99 of 990 others are alarms.
+    assert expected_a_day(0.8, 0.1, 0.01, 1000) == pytest.approx((107.0, 8 / 107))
+    assert expected_a_day(0.0, 0.0, 0.01, 1000) == (0.0, None)

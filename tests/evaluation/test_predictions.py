@@ -1,0 +1,80 @@
+"""Tables of predictions: read, and refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tillwatch.errors import DataError
+from tillwatch.evaluation.predictions import read_predictions
+from tillwatch.evaluation.summary import Footage, summarize
+
+HEAD = "path,label,p_theft,p_normal\n"
+GOOD = "a,theft,0.9,0.1\nb,normal,0.25,0.75\n"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "predictions.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_reads_what_is_there(tmp_path: Path) -> None:
+    found = read_predictions(
+        written(tmp_path, "path,label,group,split,p_theft,p_normal\na,theft,g,test,0.9,0.1\nb,normal,,test,0,1\n")
+    )
+    assert found.names == ("a", "b")
+    assert found.classes == ("theft", "normal")
+    assert found.labels.tolist() == [0, 1]
+    assert found.groups == ("g", "b"), "a clip without a group is one of its own"
+    assert found.splits == ("test", "test")
+    assert found.probabilities.tolist() == [[0.9, 0.1], [0.0, 1.0]]
+    assert read_predictions(written(tmp_path, HEAD + GOOD)).splits == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no predictions"),
+        (HEAD, "holds no predictions"),
+        ("path,p_a,p_b\nx,0,1\n", "lacks the column 'label'"),
+        ("path,label,p_theft\na,theft,1\n", "has 1 columns p_<class>"),
+        (HEAD + "a,thef,0.9,0.1\n", "no column p_thef. Did you mean 'theft'"),
+        (HEAD + GOOD + "c,theft,nan,0.1\n", "1 of 3 clips have scores that are not finite, the first is 'c'"),
+        (HEAD + GOOD + "c,theft,,0.1\n", "not finite"),
+        (HEAD + GOOD + "c,theft,high,0.1\n", "p_theft of 'c' is 'high'; it must be a number"),
+        (HEAD + GOOD + "c,theft,0.9,0.9\n", "do not sum to 1, the first is 'c': 0.9, 0.9"),
+        (HEAD + GOOD + "c,theft,1.5,-0.5\n", "a score outside 0 to 1"),
+        (HEAD + GOOD + "a,theft,0.9,0.1\n", "'a' stands in 2 rows"),
+        (HEAD + "a,theft,0.9,0.1\nb,theft,0.9,0.1\n", "all 2 clips are of the class 'theft'"),
+    ],
+)
+def test_faults_are_one_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_predictions(written(tmp_path, text))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "predictions.csv" in str(caught.value)
+
+
+def test_two_clips_and_one_group_are_summarised_with_words_instead_of_intervals() -> None:
+    two = summarize(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ["all", "all"], [0], 0.5)
+    assert all(figure.interval is None for figure in two.figures.values())
+    assert any("1 groups" in sentence and "tillwatch crossval" in sentence for sentence in two.sentences)
+    assert any("1 event clips are too few" in sentence for sentence in two.sentences)
+    alone = summarize(np.array([0, 0]), np.array([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"], [0], 0.5)
+    assert alone.figures["event_auroc"].value is None
+    assert alone.calibration is None
+
+
+def test_alarms_a_day_stand_in_the_summary_where_the_prevalence_is_told() -> None:
+    labels, scores = np.arange(40) % 2, np.linspace(0, 1, 40)
+    told = Footage(normal_hours=2.0, clip_seconds=86.4, prevalence=0.01)
+    summary = summarize(labels, np.stack([scores, 1 - scores], 1), [str(i) for i in range(40)], [0], 0.5, told)
+    assert summary.alarms_a_day == pytest.approx(1000 * (0.01 * 0.5 + 0.99 * 0.5))
+    assert summary.true_share == pytest.approx(0.01)
+    text = " ".join(summary.lines(0.5))
+    assert "10 false alarms in 2 h" in text
+    assert "500 alarms, 1.0 % of them true" in text
