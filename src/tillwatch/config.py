@@ -79,6 +79,7 @@ class TrainConfig:
         early_pixels: share of the pixels each way.
         cache: keep decoded clips for later epochs and runs.
         cache_folder: where; the user's cache folder, or $TILLWATCH_CACHE, unless given.
+        baselines: score what needs no network, the commonest class and a single frame, beside it.
         save_as: also save the weights in RUN under this name.
         overwrite: replace RUN if it is an older run.
     """
@@ -118,6 +119,7 @@ class TrainConfig:
     early_pixels: float = 0.7
     cache: bool = True
     cache_folder: Path | None = None
+    baselines: bool = True
     save_as: str | None = None
     overwrite: Annotated[bool, Parameter(negative=())] = False
 

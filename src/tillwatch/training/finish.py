@@ -9,6 +9,7 @@ from torch import nn
 from tillwatch.config import TrainConfig
 from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
 from tillwatch.models.saved import Classifier, save_model, save_state_dict
+from tillwatch.training.compare import compare_with_baselines
 from tillwatch.training.prepare import Job
 from tillwatch.training.runlog import RunLog
 
@@ -31,7 +32,7 @@ def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: Ru
         save_state_dict(out / config.save_as, network)
     classifier = Classifier(network, job.spec, sha256=sha256, device=job.device)
     with log.progress("evaluating") as on_batch:
-        return evaluate_split(
+        evaluation = evaluate_split(
             out,
             classifier,
             job.catalog.clips,
@@ -42,3 +43,6 @@ def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: Ru
             store=job.store,
             on_batch=on_batch,
         )
+    if config.hold_out and config.baselines:
+        compare_with_baselines(out, classifier, job, evaluation, log)
+    return evaluation
