@@ -139,15 +139,35 @@ def crossval(
     log = RunLog()
     plan = Folds(folds=folds, repeats=repeats, grouping=grouping, final=final)
     result = cross_validate(data, out, settings, plan, log)
-    print(f"\n{'':>10}  accuracy  balanced  event AUROC")
+    print(f"\n{'':>12}  accuracy  balanced  event AUROC")
     lines = [(f"fold {number % folds + 1}", [metrics]) for number, metrics in enumerate(result.folds)]
     lines += [(f"repeat {number}", [metrics]) for number, metrics in enumerate(result.pooled, 1) if repeats > 1]
-    for name, several in (*lines, ("mean" if repeats > 1 else "all clips", list(result.pooled))):
-        values = list(mean_figures(several).values())[:3]
-        print(f"{name:>10}" + "".join(f"  {'-' if v is None else format(v, '.3f'):>8}" for v in values))
+    lines.append(("mean" if repeats > 1 else "all clips", list(result.pooled)))
+    table = [(name, mean_figures(several)) for name, several in lines]
+    for name, row in (*table, *result.baselines.items()):
+        values = list(row.values())[:3]
+        print(f"{name:>12}" + "".join(f"  {'-' if v is None else format(v, '.3f'):>8}" for v in values))
     if grouping == "random":
         log.note("groups were divided: these figures leak, and flatter.")
     log.say(f"every clip's score and the figures are in {out}")
+
+
+@app.command
+def labels(run: Path, *, top: Whole = 20) -> None:
+    """Rank the clips of a cross-validation by how little their label fits: the first are likely mislabelled.
+
+    Args:
+        run: what tillwatch crossval wrote.
+        top: how many to print and show in labels.html.
+    """
+    from tillwatch.evaluation.wrong_labels import rank_labels
+
+    _at_least_one("--top", top)
+    suspects = rank_labels(run, top)
+    for rank, suspect in enumerate(suspects[:top], start=1):
+        doubt = "likely wrong" if suspect.issue else "unsure"
+        print(f"{rank:>3}. {suspect.path}: looks like {suspect.likely} (label {suspect.quality:.3f}, {doubt})")
+    print(f"all clips are in {run / 'labels.csv'}, pictures of these in {run / 'labels.html'}")
 
 
 @app.command

@@ -19,6 +19,7 @@ from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, RunError, one_line
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.files import read_csv, write_csv, write_json, write_text
+from tillwatch.training.compare import BASELINES_CSV
 from tillwatch.training.loop import train
 from tillwatch.training.prepare import Job, paths_read, prepare, resolved
 from tillwatch.training.run_folder import check_run_folder
@@ -64,11 +65,13 @@ class OutOfFold:
         rows: of predictions.csv, each clip once a repeat.
         pooled: figures of each repeat's clips together.
         folds: figures of each fold, repeat after repeat.
+        baselines: mean figures of the repeats, by the baseline's name.
     """
 
     rows: list[dict[str, str]]
     pooled: tuple[Metrics, ...]
     folds: tuple[Metrics, ...]
+    baselines: dict[str, dict[str, float | None]]
 
 
 def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log: RunLog | None = None) -> OutOfFold:
@@ -167,7 +170,7 @@ def _claim(
     try:
         for name in ("folds", "splits", "final"):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in ("predictions.csv", "evaluation.json"):
+        for name in ("predictions.csv", "evaluation.json", BASELINES_CSV):
             (out / name).unlink(missing_ok=True)
         (out / "splits").mkdir(parents=True)
         (out / "folds").mkdir()
@@ -204,7 +207,7 @@ def _collect(out: Path, folds: Folds, job: Job) -> OutOfFold:
         rows += [row | {"fold": str(fold + 1), "repeat": str(repeat + 1)} for row in of_fold]
     by_fold = [_metrics(job, rows, r, f) for r in range(1, folds.repeats + 1) for f in range(1, folds.folds + 1)]
     pooled = [_metrics(job, rows, repeat) for repeat in range(1, folds.repeats + 1)]
-    record = {
+    record: dict[str, Any] = {
         "split": "out of fold",
         "notes": [LEAKS] if folds.grouping == "random" else [],
         "grouping": folds.grouping,
@@ -222,10 +225,30 @@ def _collect(out: Path, folds: Folds, job: Job) -> OutOfFold:
             "rows_true": np.sum([metrics.confusion for metrics in pooled], axis=0).tolist(),
         },
     }
+    compared = _collect_baselines(out, folds, job)
+    if compared:
+        record["baselines"] = compared
     columns = [name for name in rows[0] if name != "repeat" or folds.repeats > 1]
     write_csv(out / "predictions.csv", columns, [{name: row[name] for name in columns} for row in rows])
     write_json(out / "evaluation.json", record)
-    return OutOfFold(rows=rows, pooled=tuple(pooled), folds=tuple(by_fold))
+    return OutOfFold(rows=rows, pooled=tuple(pooled), folds=tuple(by_fold), baselines=compared)
+
+
+def _collect_baselines(out: Path, folds: Folds, job: Job) -> dict[str, dict[str, float | None]]:
+    """Puts the folds' baselines together in baselines.csv and returns the mean figures of the repeats, by name."""
+    rows: list[dict[str, str]] = []
+    for number in range(1, folds.folds * folds.repeats + 1):
+        repeat, fold = divmod(number - 1, folds.folds)
+        path = out / "folds" / str(number) / BASELINES_CSV
+        if not path.is_file():  # not wanted, or test clips that could not be read again
+            return {}
+        rows += [row | {"fold": str(fold + 1), "repeat": str(repeat + 1)} for row in read_csv(path)]
+    write_csv(out / BASELINES_CSV, list(rows[0]), rows)
+    found = {}
+    for name in dict.fromkeys(row["baseline"] for row in rows):
+        own = [row for row in rows if row["baseline"] == name]
+        found[name] = mean_figures([_metrics(job, own, repeat) for repeat in range(1, folds.repeats + 1)])
+    return found
 
 
 def _metrics(job: Job, rows: Sequence[Mapping[str, str]], repeat: int, fold: int | None = None) -> Metrics:
