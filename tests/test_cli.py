@@ -719,3 +719,25 @@ def test_cache_lists_verifies_and_prunes(frame_root: Path, out: Path, tmp_path: 
 )
 def test_bad_cache_commands_are_refused(arguments: tuple[str, ...], message: str, refused: Run) -> None:
     assert message in refused("cache", *arguments).err
+
+
+def test_crossval_prints_a_table_and_labels_ranks_its_clips(
+    run_cli: Run, refused: Run, tiny_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "cv"
+    flags = ["crossval", tiny_run[0], "--out", out, *tiny("--group-pattern", r"day\d"), "--folds"]
+    assert "2 to 4 folds are possible" in refused(*flags, "5").err
+    assert not out.exists()
+    result = run_cli(*flags, "2")
+    assert result.code == 0, result.err
+    table = [line.split() for line in result.out[result.out.rindex("event AUROC") :].splitlines()[1:6]]
+    assert [row[:2] for row in table[:3]] == [["fold", "1"], ["fold", "2"], ["all", "clips"]]
+    record = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    assert table[2][2] == f"{record['accuracy']:.3f}"
+    assert table[4] == ["single", "frame", *(f"{record['baselines']['single frame'][name]:.3f}" for name in FIGURES)]
+    ranked = run_cli("labels", out, "--top", "2")
+    assert [line.split(".")[0].strip() for line in ranked.out.splitlines()[:2]] == ["1", "2"]
+    assert "holds no finished cross-validation" in refused("labels", tiny_run[1]).err
+
+
+FIGURES = ("accuracy", "balanced_accuracy", "event_auroc")

@@ -110,6 +110,67 @@ def train(
 
 
 @app.command
+def crossval(
+    data: Path,
+    *,
+    out: Path,
+    folds: Whole = 5,
+    repeats: Whole = 1,
+    grouping: Literal["group", "random"] = "group",
+    final: Annotated[bool, Parameter(negative=())] = False,
+    config: Annotated[Path | None, Parameter(help="YAML file of settings; flags override it.")] = None,
+    settings: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008
+) -> None:
+    """Train once for each fold, so that every clip is scored by a model that has not seen it or its group.
+
+    Started again, a broken-off cross-validation goes on with the folds that are whole.
+
+    Args:
+        data: folder with one folder of clips (frame folders or videos) for each class.
+        out: where the folds and the figures go.
+        folds: parts of the clips, each the test once.
+        repeats: times the whole is done, with other folds and seeds.
+        grouping: group keeps groups whole; random divides them, which leaks, to show the difference.
+        final: also train a model on all clips, into OUT/final.
+    """
+    from tillwatch.training.cross_validation import Folds, cross_validate, mean_figures
+    from tillwatch.training.runlog import RunLog
+
+    log = RunLog()
+    plan = Folds(folds=folds, repeats=repeats, grouping=grouping, final=final)
+    result = cross_validate(data, out, settings, plan, log)
+    print(f"\n{'':>12}  accuracy  balanced  event AUROC")
+    lines = [(f"fold {number % folds + 1}", [metrics]) for number, metrics in enumerate(result.folds)]
+    lines += [(f"repeat {number}", [metrics]) for number, metrics in enumerate(result.pooled, 1) if repeats > 1]
+    lines.append(("mean" if repeats > 1 else "all clips", list(result.pooled)))
+    table = [(name, mean_figures(several)) for name, several in lines]
+    for name, row in (*table, *result.baselines.items()):
+        values = list(row.values())[:3]
+        print(f"{name:>12}" + "".join(f"  {'-' if v is None else format(v, '.3f'):>8}" for v in values))
+    if grouping == "random":
+        log.note("groups were divided: these figures leak, and flatter.")
+    log.say(f"every clip's score and the figures are in {out}")
+
+
+@app.command
+def labels(run: Path, *, top: Whole = 20) -> None:
+    """Rank the clips of a cross-validation by how little their label fits: the first are likely mislabelled.
+
+    Args:
+        run: what tillwatch crossval wrote.
+        top: how many to print and show in labels.html.
+    """
+    from tillwatch.evaluation.wrong_labels import rank_labels
+
+    _at_least_one("--top", top)
+    suspects = rank_labels(run, top)
+    for rank, suspect in enumerate(suspects[:top], start=1):
+        doubt = "likely wrong" if suspect.issue else "unsure"
+        print(f"{rank:>3}. {suspect.path}: looks like {suspect.likely} (label {suspect.quality:.3f}, {doubt})")
+    print(f"all clips are in {run / 'labels.csv'}, pictures of these in {run / 'labels.html'}")
+
+
+@app.command
 def evaluate(
     run: Path,
     data: Path | None = None,
@@ -307,7 +368,7 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
 
 def _apply_config_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
     """Gives arguments that no flag set the values of ``--config``, then those of the recipe."""
-    if "train" not in commands:
+    if not {"train", "crossval"} & set(commands):
         return
     known = {field: flag(field) for field in ("data", "out", *TrainConfig.__dataclass_fields__)}
     path = _given(arguments, "--config")

@@ -83,6 +83,7 @@ class TrainConfig:
         min_recall: choose it by this recall instead; with neither, by the best F1.
         normal_hours: of footage that all clips without the event stand for; their summed lengths unless given.
         prevalence: share of clips like these that show the event where you will use it, for alarms a day.
+        baselines: score what needs no network, the commonest class and a single frame, beside it.
         save_as: also save the weights in RUN under this name.
         overwrite: replace RUN if it is an older run.
     """
@@ -126,6 +127,7 @@ class TrainConfig:
     min_recall: float | None = None
     normal_hours: float | None = None
     prevalence: float | None = None
+    baselines: bool = True
     save_as: str | None = None
     overwrite: Annotated[bool, Parameter(negative=())] = False
 

@@ -29,6 +29,7 @@ from tillwatch.training.probe import FeatureBatch
 Config = Callable[..., TrainConfig]
 
 RUN_FILES = {
+    "baselines.csv",
     "checkpoints/best.pth",
     "classification_report.txt",
     "clips.csv",

@@ -60,6 +60,77 @@ def split_clips(clips: Sequence[Clip], seed: int, fixed: Mapping[str, str] | Non
     return {clip.name: sides[clip.group] for clip in clips}
 
 
+def fold_splits(clips: Sequence[Clip], folds: int, seed: int) -> list[dict[str, str]]:
+    """Divides clips into folds for cross-validation; each is the test side once, and no group is divided.
+
+    Folds get equal shares of each class, by the rule of :func:`split_clips`. In each fold, a part of the other groups
+    is its validation side, 15 % of all clips where the groups allow it.
+
+    Args:
+        clips: the clips; their order does not matter.
+        folds: how many, at least 2.
+        seed: another seed gives other folds.
+
+    Returns:
+        For each fold the side of each clip by its name.
+
+    Raises:
+        DataError: if the groups do not suffice for so many folds; says how many are possible.
+    """
+    _check_folds(clips, folds)
+    shares = [1 / folds] * folds
+    tested_in = _put_groups(clips, seed, shares, np.full(folds, 1e4))
+    splits = []
+    for fold in range(folds):
+        others = [clip for clip in clips if tested_in[clip.group] != fold]
+        left = 1 - 1 / folds
+        validation = min(SHARES[1] / left, 0.5)
+        side_of = _put_groups(others, seed, [1 - validation, validation], _MISSING_COST[:2])
+        sides = {clip.name: "test" for clip in clips} | {clip.name: SIDES[side_of[clip.group]] for clip in others}
+        if lacking := missing_classes(clips, sides):
+            side, label = lacking[0]
+            raise DataError(
+                f"--folds {folds} leaves fold {fold + 1} without a clip of {label!r} for {side}: its groups are "
+                "too few or too uneven; try fewer --folds or another --seed."
+            )
+        splits.append(sides)
+    return splits
+
+
+def _check_folds(clips: Sequence[Clip], folds: int) -> None:
+    if folds < 2:
+        raise DataError(f"--folds is {folds}; it must be at least 2.")
+    groups_of: dict[str, set[str]] = defaultdict(set)
+    for clip in clips:
+        groups_of[clip.label].add(clip.group)
+    label, fewest = min(((label, len(groups)) for label, groups in groups_of.items()), key=lambda pair: pair[::-1])
+    if fewest < 3:
+        raise DataError(
+            f"the clips of {label!r} fall into {fewest} groups, so no folds are possible: training, validation and "
+            "test need one each, and a group is never divided."
+        )
+    # The groups left beside a fold must do for training and for validation.
+    possible = [k for k in range(2, fewest + 1) if fewest - -(-fewest // k) >= 2]
+    if folds not in possible:
+        raise DataError(
+            f"--folds {folds} does not fit: the clips of {label!r} fall into {fewest} groups, and a group is never "
+            f"divided; {possible[0]} to {possible[-1]} folds are possible."
+        )
+
+
+def _put_groups(
+    clips: Sequence[Clip], seed: int, shares: Sequence[float], missing: NDArray[np.float64]
+) -> dict[str, int]:
+    """Returns the part that each group goes to, so that each class falls into the shares as nearly as may be."""
+    sizes = Counter(clip.group for clip in clips)
+    names = sorted(sizes, key=lambda group: _order(group, sizes[group], seed))
+    counts = _class_counts(clips, names, sorted({clip.label for clip in clips}))
+    have = np.zeros((len(shares), counts.shape[1]))
+    expected = np.outer(shares, counts.sum(0))
+    chosen = _repair(_greedy(counts, have, expected), counts, have, expected, missing)
+    return dict(zip(names, chosen.tolist(), strict=True))
+
+
 def read_split_file(path: Path) -> dict[str, str]:
     """Returns the sides that a run's clips.csv (columns path and split) gives to clips, by name.
 
@@ -118,11 +189,13 @@ def _class_counts(clips: Sequence[Clip], groups: Sequence[str], labels: Sequence
     return counts
 
 
-def _cost(have: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[np.float64]:
+def _cost(
+    have: NDArray[np.float64], expected: NDArray[np.float64], missing_cost: NDArray[np.float64] = _MISSING_COST
+) -> NDArray[np.float64]:
     """Returns imbalance plus what missing classes cost; ``have`` may have leading dimensions."""
     imbalance = ((have - expected) ** 2 / expected).sum((-2, -1))
     # All clips on the smallest side are 5.7 per clip away from the shares; nothing is further.
-    missing = (have == 0).sum(-1) @ _MISSING_COST * (1 + expected.sum())
+    missing = (have == 0).sum(-1) @ missing_cost * (1 + expected.sum())
     cost: NDArray[np.float64] = imbalance + missing
     return cost
 
@@ -154,17 +227,18 @@ def _repair(
     counts: NDArray[np.float64],
     have: NDArray[np.float64],
     expected: NDArray[np.float64],
+    missing_cost: NDArray[np.float64] = _MISSING_COST,
 ) -> NDArray[np.int64]:
     """Moves groups, or swaps two, for as long as that brings a missing class to a side."""
     chosen = chosen.copy()
-    totals = have + np.stack([(chosen == side) @ counts for side in range(len(SIDES))])
+    totals = have + np.stack([(chosen == side) @ counts for side in range(len(have))])
     improved = True
     while improved:
         improved = False
         for side, label in np.argwhere(totals == 0).tolist():
             holders = np.flatnonzero((counts[:, label] > 0) & (chosen != side))[:_REPAIR_TRIES]
             returns = [None, *np.flatnonzero(chosen == side)[:_REPAIR_TRIES].tolist()]
-            best_cost, best = float(_cost(totals, expected)), None
+            best_cost, best = float(_cost(totals, expected, missing_cost)), None
             for row, back in itertools.product(holders.tolist(), returns):
                 trial = totals.copy()
                 trial[chosen[row]] -= counts[row]
@@ -172,7 +246,7 @@ def _repair(
                 if back is not None:
                     trial[side] -= counts[back]
                     trial[chosen[row]] += counts[back]
-                cost = float(_cost(trial, expected))
+                cost = float(_cost(trial, expected, missing_cost))
                 if cost < best_cost:
                     best_cost, best = cost, (row, back, trial)
             if best is not None:

@@ -11,6 +11,7 @@ from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
 from tillwatch.evaluation.summary import Footage
 from tillwatch.models.saved import Classifier, save_model, save_state_dict
 from tillwatch.training.calibrate import calibrate
+from tillwatch.training.compare import compare_with_baselines
 from tillwatch.training.prepare import Job
 from tillwatch.training.runlog import RunLog
 
@@ -36,7 +37,7 @@ def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: Ru
         network, job.spec, temperature=temperature, operating_point=point, sha256=sha256, device=job.device
     )
     with log.progress("evaluating") as on_batch:
-        return evaluate_split(
+        evaluation = evaluate_split(
             out,
             classifier,
             job.catalog.clips,
@@ -48,3 +49,6 @@ def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: Ru
             store=job.store,
             on_batch=on_batch,
         )
+    if config.hold_out and config.baselines:
+        compare_with_baselines(out, classifier, job, evaluation, log)
+    return evaluation

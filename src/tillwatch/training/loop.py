@@ -45,7 +45,9 @@ _INIT, _STEP = 1, 2
 _FABRIC_PRECISION: dict[PrecisionName, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def train(data: Path, out: Path, config: TrainConfig, log: RunLog | None = None) -> Evaluation:
+def train(
+    data: Path, out: Path, config: TrainConfig, log: RunLog | None = None, *, divide_groups: bool = False
+) -> Evaluation:
     """Trains a classifier on class folders of clips and writes a run folder.
 
     Args:
@@ -53,6 +55,7 @@ def train(data: Path, out: Path, config: TrainConfig, log: RunLog | None = None)
         out: the run folder; must not exist unless ``config.overwrite`` and it holds a run.
         config: how.
         log: where to say what happens.
+        divide_groups: follow ``config.split_file`` even where it divides a group, to show what that leaks.
 
     Returns:
         The evaluation on the test clips, or on the training clips if nothing was held out.
@@ -62,7 +65,7 @@ def train(data: Path, out: Path, config: TrainConfig, log: RunLog | None = None)
     """
     log = log or RunLog()
     check_run_folder(out, config.overwrite, reads=paths_read(data, config))
-    job = prepare(data, config, log)
+    job = prepare(data, config, log, divide_groups=divide_groups)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, _INIT))
         network = build_model(

@@ -61,8 +61,12 @@ class Job:
         return [clip for clip in self.catalog.clips if self.sides[clip.name] == name]
 
 
-def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
+def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool = False) -> Job:
     """Settles everything that can fail before the first step, the cheapest first.
+
+    Args:
+        data, config, log: as training takes them.
+        divide_groups: follow the split file even where it divides a group, to show what that leaks.
 
     Raises:
         ConfigError, DataError, ModelError: if settings, data or weights cannot be used.
@@ -102,7 +106,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog) -> Job:
     for label, count in catalog.class_counts.items():
         if not count:
             raise DataError(f"no clip of {label!r} can be used; each was left out for the reason given above.")
-    sides = _split(catalog, config, log)
+    sides = _split(catalog, config, log, divide_groups)
     known = backbone(config.arch)
     learnt_from = [clip for clip in catalog.clips if sides[clip.name] == "train"]
     spec = ClipSpec(
@@ -221,13 +225,14 @@ def _choose_step(config: TrainConfig, search: Search, extraction: Extraction | N
     return FrameStep()
 
 
-def _split(catalog: Catalog, config: TrainConfig, log: RunLog) -> dict[str, str]:
+def _split(catalog: Catalog, config: TrainConfig, log: RunLog, divide_groups: bool) -> dict[str, str]:
     """Returns the side of each clip, and says what the split lacks."""
     if not config.hold_out:
         log.note("all clips are trained on and nothing is held out, so the report will be no estimate of anything.")
         return {clip.name: "train" for clip in catalog.clips}
     fixed = None if config.split_file is None else read_split_file(config.split_file)
-    sides = split_clips(catalog.clips, config.seed, fixed)
+    clips = [replace(clip, group=clip.name) for clip in catalog.clips] if divide_groups else catalog.clips
+    sides = split_clips(clips, config.seed, fixed)
     if fixed is not None:
         added = sum(clip.name not in fixed for clip in catalog.clips)
         gone = len(fixed.keys() - {clip.name for clip in catalog.clips})

@@ -1,0 +1,278 @@
+"""Cross-validation: every clip scored by a network that has seen neither it nor its group."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from rich.console import Console
+
+from tillwatch.config import TrainConfig, flag, to_yaml
+from tillwatch.data.catalog import Clip
+from tillwatch.data.splits import fold_splits
+from tillwatch.errors import ConfigError, RunError, one_line
+from tillwatch.evaluation.metrics import Metrics, compute_metrics
+from tillwatch.files import read_csv, write_csv, write_json, write_text
+from tillwatch.training.compare import BASELINES_CSV
+from tillwatch.training.loop import train
+from tillwatch.training.prepare import Job, paths_read, prepare, resolved
+from tillwatch.training.run_folder import check_run_folder
+from tillwatch.training.runlog import RunLog
+
+CROSSVAL_YAML = "crossval.yaml"
+LEAKS = (
+    "Folds drawn at random, groups divided: clips of one source are in training and in test. These figures leak; they "
+    "show what grouping prevents and are no estimate of anything."
+)
+
+# What does not change the figures may differ when a cross-validation goes on.
+_FREE = ("out", "overwrite", "workers", "cache", "cache_folder", "final")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folds:
+    """How to cross-validate.
+
+    Attributes:
+        folds: parts of the clips, each the test once.
+        repeats: times the whole is done, with other folds and seeds.
+        grouping: "group" keeps groups whole; "random" divides them, to show what that leaks.
+        final: also train one model on all clips.
+    """
+
+    folds: int = 5
+    repeats: int = 1
+    grouping: Literal["group", "random"] = "group"
+    final: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("folds", 2), ("repeats", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"--{name} is {getattr(self, name)}; it must be at least {least}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfFold:
+    """What a cross-validation found.
+
+    Attributes:
+        rows: of predictions.csv, each clip once a repeat.
+        pooled: figures of each repeat's clips together.
+        folds: figures of each fold, repeat after repeat.
+        baselines: mean figures of the repeats, by the baseline's name.
+    """
+
+    rows: list[dict[str, str]]
+    pooled: tuple[Metrics, ...]
+    folds: tuple[Metrics, ...]
+    baselines: dict[str, dict[str, float | None]]
+
+
+def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log: RunLog | None = None) -> OutOfFold:
+    """Trains one network a fold and collects the scores of the clips that each has not seen.
+
+    A broken-off cross-validation started again goes on with the folds that are whole. Fold k of repeat r is the
+    run folder ``out/folds/<(r - 1) * folds + k>``, its split ``out/splits/<the same>.csv``.
+
+    Args:
+        data: class folders of frame folders or videos.
+        out: gets predictions.csv, evaluation.json, crossval.yaml, splits and folds.
+        config: how to train each fold; repeat r trains with seed + r - 1.
+        folds: how many, and how they are drawn.
+        log: where to say what happens.
+
+    Raises:
+        TillwatchError: before anything is written, if settings or data cannot be used, or ``out`` holds another
+            cross-validation's folds.
+    """
+    log = log or RunLog()
+    if not config.hold_out or config.split_file is not None:
+        raise ConfigError("cross-validation makes its own splits; drop --split-file, --no-hold-out, --recipe original.")
+    job = prepare(data, _on_all(config, config.epochs), RunLog(Console(quiet=True)))
+    splits = _splits(job.catalog.clips, config.seed, folds)
+    whole = _claim(data, out, config, folds, job, splits)
+    if folds.grouping == "random":
+        log.note(LEAKS)
+    for number, sides in enumerate(splits, start=1):
+        repeat, fold = divmod(number - 1, folds.folds)
+        name = f"fold {fold + 1} of {folds.folds}" + (f", repeat {repeat + 1}" if folds.repeats > 1 else "")
+        if number in whole:
+            log.say(f"{name}: done before")
+            continue
+        log.say(f"{name}: {sum(side == 'test' for side in sides.values())} clips to test")
+        run = out / "folds" / str(number)
+        shutil.rmtree(run, ignore_errors=True)
+        split_file = out / "splits" / f"{number}.csv"
+        settings = replace(config, split_file=split_file, seed=config.seed + repeat, overwrite=False)
+        train(data, run, settings, log, divide_groups=folds.grouping == "random")
+        write_text(_mark(out, number), "")
+    result = _collect(out, folds, job)
+    if folds.final:
+        _train_final(data, out, config, len(splits), log)
+    return result
+
+
+def figures(metrics: Metrics) -> dict[str, float | None]:
+    """Returns the headline figures as evaluation.json has them."""
+    return {
+        "accuracy": metrics.accuracy,
+        "balanced_accuracy": metrics.balanced_accuracy,
+        "event_auroc": metrics.event_auroc,
+        "event_average_precision": metrics.event_average_precision,
+    }
+
+
+def mean_figures(several: Sequence[Metrics]) -> dict[str, float | None]:
+    """Returns the mean of each headline figure; None where one of them is None."""
+    columns = zip(*(figures(metrics).values() for metrics in several), strict=True)
+    means = [None if None in column else float(np.mean(column)) for column in columns]
+    return dict(zip(figures(several[0]), means, strict=True))
+
+
+def _splits(clips: Sequence[Clip], seed: int, folds: Folds) -> list[dict[str, str]]:
+    if folds.grouping == "random":
+        clips = [replace(clip, group=clip.name) for clip in clips]
+    return [sides for repeat in range(folds.repeats) for sides in fold_splits(clips, folds.folds, seed + repeat)]
+
+
+def _on_all(config: TrainConfig, epochs: int) -> TrainConfig:
+    return replace(config, hold_out=False, plateau_on="train", keep="last", patience=None, epochs=epochs)
+
+
+def _mark(out: Path, number: int) -> Path:
+    """Returns the file that says that a fold is whole."""
+    return out / "splits" / f"{number}.done"
+
+
+def _claim(
+    data: Path, out: Path, config: TrainConfig, folds: Folds, job: Job, splits: Sequence[Mapping[str, str]]
+) -> set[int]:
+    """Makes the folder, or goes on with it if its settings and clips are the same; returns the whole folds."""
+    record = yaml.safe_load(to_yaml(resolved(config, job), data.resolve(), out))
+    record |= {"folds": folds.folds, "repeats": folds.repeats, "grouping": folds.grouping}
+    older = _read_record(out)
+    if older is not None and not config.overwrite:
+        changed = [key for key in sorted({*record, *older} - {*_FREE}) if record.get(key) != older.get(key)]
+        if changed:
+            told = ", ".join(f"{flag(key)} {older.get(key)!r} is now {record.get(key)!r}" for key in changed)
+            raise RunError(f"{out} was begun with other settings: {told}. Give another --out, or --overwrite.")
+        if [_read_split(out, number) for number in range(1, len(splits) + 1)] != list(splits):
+            raise RunError(f"{out} was begun with other clips or groups; give another --out, or --overwrite.")
+        return {number for number in range(1, len(splits) + 1) if _mark(out, number).is_file()}
+    if older is None:
+        check_run_folder(out, False, reads=paths_read(data, config))
+    try:
+        for name in ("folds", "splits", "final"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        for name in ("predictions.csv", "evaluation.json", BASELINES_CSV):
+            (out / name).unlink(missing_ok=True)
+        (out / "splits").mkdir(parents=True)
+        (out / "folds").mkdir()
+        for number, sides in enumerate(splits, start=1):
+            rows = [{"path": name, "split": side} for name, side in sorted(sides.items())]
+            write_csv(out / "splits" / f"{number}.csv", ("path", "split"), rows)
+        write_text(out / CROSSVAL_YAML, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}); give another --out.") from None
+    return set()
+
+
+def _read_record(out: Path) -> dict[str, Any] | None:
+    try:
+        record = yaml.safe_load((out / CROSSVAL_YAML).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _read_split(out: Path, number: int) -> dict[str, str]:
+    try:
+        return {row["path"]: row["split"] for row in read_csv(out / "splits" / f"{number}.csv")}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _collect(out: Path, folds: Folds, job: Job) -> OutOfFold:
+    """Puts the folds' test clips together and writes predictions.csv and evaluation.json."""
+    rows: list[dict[str, str]] = []
+    for number in range(1, folds.folds * folds.repeats + 1):
+        repeat, fold = divmod(number - 1, folds.folds)
+        of_fold = [row for row in read_csv(out / "folds" / str(number) / "predictions.csv") if row["split"] == "test"]
+        rows += [row | {"fold": str(fold + 1), "repeat": str(repeat + 1)} for row in of_fold]
+    by_fold = [_metrics(job, rows, r, f) for r in range(1, folds.repeats + 1) for f in range(1, folds.folds + 1)]
+    pooled = [_metrics(job, rows, repeat) for repeat in range(1, folds.repeats + 1)]
+    record: dict[str, Any] = {
+        "split": "out of fold",
+        "notes": [LEAKS] if folds.grouping == "random" else [],
+        "grouping": folds.grouping,
+        "clips": len({row["path"] for row in rows}),
+        "groups": len({row["group"] for row in rows}),
+        "event": list(job.spec.event),
+        **mean_figures(pooled),
+        "repeats": [figures(metrics) for metrics in pooled],
+        "folds": [
+            {"repeat": number // folds.folds + 1, "fold": number % folds.folds + 1, **figures(metrics)}
+            for number, metrics in enumerate(by_fold)
+        ],
+        "confusion_matrix": {
+            "classes": list(job.spec.classes),
+            "rows_true": np.sum([metrics.confusion for metrics in pooled], axis=0).tolist(),
+        },
+    }
+    compared = _collect_baselines(out, folds, job)
+    if compared:
+        record["baselines"] = compared
+    columns = [name for name in rows[0] if name != "repeat" or folds.repeats > 1]
+    write_csv(out / "predictions.csv", columns, [{name: row[name] for name in columns} for row in rows])
+    write_json(out / "evaluation.json", record)
+    return OutOfFold(rows=rows, pooled=tuple(pooled), folds=tuple(by_fold), baselines=compared)
+
+
+def _collect_baselines(out: Path, folds: Folds, job: Job) -> dict[str, dict[str, float | None]]:
+    """Puts the folds' baselines together in baselines.csv and returns the mean figures of the repeats, by name."""
+    rows: list[dict[str, str]] = []
+    for number in range(1, folds.folds * folds.repeats + 1):
+        repeat, fold = divmod(number - 1, folds.folds)
+        path = out / "folds" / str(number) / BASELINES_CSV
+        if not path.is_file():  # not wanted, or test clips that could not be read again
+            return {}
+        rows += [row | {"fold": str(fold + 1), "repeat": str(repeat + 1)} for row in read_csv(path)]
+    write_csv(out / BASELINES_CSV, list(rows[0]), rows)
+    found = {}
+    for name in dict.fromkeys(row["baseline"] for row in rows):
+        own = [row for row in rows if row["baseline"] == name]
+        found[name] = mean_figures([_metrics(job, own, repeat) for repeat in range(1, folds.repeats + 1)])
+    return found
+
+
+def _metrics(job: Job, rows: Sequence[Mapping[str, str]], repeat: int, fold: int | None = None) -> Metrics:
+    classes = job.spec.classes
+    chosen = [row for row in rows if row["repeat"] == str(repeat) and fold in (None, int(row["fold"]))]
+    labels: NDArray[np.int64] = np.array([classes.index(row["label"]) for row in chosen], dtype=np.int64)
+    probabilities = np.array([[float(row[f"p_{name}"]) for name in classes] for row in chosen])
+    return compute_metrics(labels, probabilities, classes, job.spec.event_indices)
+
+
+def _train_final(data: Path, out: Path, config: TrainConfig, folds: int, log: RunLog) -> None:
+    if (out / "final" / "evaluation.json").is_file():
+        log.say(f"the model on all clips is in {out / 'final'} already")
+        return
+    shutil.rmtree(out / "final", ignore_errors=True)
+    epochs = int(np.median([_best_epoch(out / "folds" / str(number), config) for number in range(1, folds + 1)]))
+    log.say(f"final model on all clips: {epochs} epochs, the median best epoch of the folds")
+    train(data, out / "final", replace(_on_all(config, max(1, epochs)), overwrite=False), log)
+
+
+def _best_epoch(run: Path, config: TrainConfig) -> int:
+    """Returns the epoch whose weights a fold kept."""
+    path = run / "metrics.csv"
+    if config.keep == "last" or not path.is_file():
+        return config.epochs
+    rows = read_csv(path)
+    return min(range(len(rows)), key=lambda index: float(rows[index]["val_loss"])) + 1

@@ -1,0 +1,122 @@
+"""Cross-validation: folds, resuming, refusing, and what is collected."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tillwatch.config import TrainConfig
+from tillwatch.data.catalog import find_clips
+from tillwatch.data.splits import fold_splits
+from tillwatch.errors import ConfigError, DataError, RunError
+from tillwatch.training import cross_validation, loop
+from tillwatch.training.cross_validation import Folds, cross_validate
+
+Config = Callable[..., TrainConfig]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def crossval(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("crossval") / "cv"
+    cross_validate(tiny_run[0], out, tiny_config(group_pattern=r"day\d"), Folds(folds=4, final=True), quiet())
+    return out
+
+
+def test_folds_test_every_clip_once_and_divide_no_group(tiny_run: tuple[Path, Path]) -> None:
+    clips = find_clips(tiny_run[0], num_frames=4, group_pattern=r"day\d").clips
+    for seed in range(5):
+        splits = fold_splits(clips, 4, seed)
+        assert splits == fold_splits(clips[::-1], 4, seed)
+        assert Counter(name for sides in splits for name, side in sides.items() if side == "test") == Counter(
+            clip.name for clip in clips
+        )
+        for sides in splits:
+            for group in {clip.group for clip in clips}:
+                assert len({sides[clip.name] for clip in clips if clip.group == group}) == 1
+            assert set(sides.values()) == {"train", "validation", "test"}
+
+
+def test_too_many_folds_say_how_many_are_possible(tiny_run: tuple[Path, Path]) -> None:
+    clips = find_clips(tiny_run[0], num_frames=4, group_pattern=r"day\d").clips
+    with pytest.raises(DataError, match=r"fall into 4 groups.*2 to 4 folds are possible"):
+        fold_splits(clips, 5, 0)
+
+
+def test_every_clip_is_scored_by_the_fold_that_did_not_see_it(crossval: Path, tiny_run: tuple[Path, Path]) -> None:
+    rows = rows_of(crossval / "predictions.csv")
+    assert {row["path"] for row in rows} == {f"{p.parent.name}/{p.name}" for p in tiny_run[0].glob("*/*")}
+    assert len(rows) == 24
+    assert list(rows[0]) == ["path", "label", "group", "split", "predicted", "p_normal", "p_theft", "fold"]
+    for row in rows:
+        seen = {clip["path"]: clip for clip in rows_of(crossval / "folds" / row["fold"] / "clips.csv")}
+        assert seen[row["path"]]["split"] == "test"
+        assert all(clip["group"] != row["group"] for clip in seen.values() if clip["split"] != "test")
+    record = json.loads((crossval / "evaluation.json").read_text())
+    hits = sum(row["predicted"] == row["label"] for row in rows)
+    assert record["accuracy"] == pytest.approx(hits / 24)
+    assert [fold["fold"] for fold in record["folds"]] == [1, 2, 3, 4]
+    assert (crossval / "final" / "model.pth").is_file()
+    assert {row["split"] for row in rows_of(crossval / "final" / "clips.csv")} == {"train"}
+
+
+def test_a_broken_off_cross_validation_goes_on_and_ends_the_same(
+    crossval: Path, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    config, out = tiny_config(group_pattern=r"day\d"), tmp_path / "cv"
+    trained: list[str] = []
+    original = loop.train
+
+    def train(data: Path, run: Path, *rest: Any, **options: Any) -> Any:
+        trained.append(run.name)
+        if trained == ["1", "2", "3"]:
+            run.mkdir()
+            (run / "half-written").touch()
+            raise KeyboardInterrupt
+        return original(data, run, *rest, **options)
+
+    monkeypatch.setattr(cross_validation, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(tiny_run[0], out, config, Folds(folds=4), quiet())
+    with pytest.raises(RunError, match=r"--lr 0\.01 is now 0\.02"):
+        cross_validate(tiny_run[0], out, tiny_config(group_pattern=r"day\d", lr=0.02), Folds(folds=4), quiet())
+    cross_validate(tiny_run[0], out, config, Folds(folds=4), quiet())
+    assert trained == ["1", "2", "3", "3", "4"]
+    assert (out / "predictions.csv").read_bytes() == (crossval / "predictions.csv").read_bytes()
+
+
+def test_random_folds_divide_groups_and_say_that_they_leak(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path
+) -> None:
+    plan = Folds(folds=2, repeats=2, grouping="random")
+    log = quiet()
+    cross_validate(tiny_run[0], tmp_path / "cv", tiny_config(group_pattern=r"day\d"), plan, log)
+    rows = rows_of(tmp_path / "cv" / "predictions.csv")
+    assert Counter(row["repeat"] for row in rows) == {"1": 24, "2": 24}
+    sides = {(row["group"], row["split"]) for row in rows_of(tmp_path / "cv" / "folds" / "1" / "clips.csv")}
+    assert any((group, "train") in sides and (group, "test") in sides for group, _ in sides)
+    assert "leak" in log.console.export_text()
+    assert "leak" in json.loads((tmp_path / "cv" / "evaluation.json").read_text())["notes"][0]
+
+
+def test_bad_plans_are_refused(tiny_run: tuple[Path, Path], tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--folds is 1"):
+        Folds(folds=1)
+    with pytest.raises(ConfigError, match="makes its own splits"):
+        cross_validate(tiny_run[0], tmp_path / "cv", tiny_config(split_file=tmp_path / "split.csv"), Folds())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").touch()
+    with pytest.raises(RunError, match="exists already"):
+        cross_validate(tiny_run[0], tmp_path / "mine", tiny_config(), Folds(folds=3))
