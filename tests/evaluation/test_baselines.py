@@ -59,7 +59,7 @@ def test_a_run_holds_the_baselines_of_its_own_test_clips(tiny_run: tuple[Path, P
         rows = list(csv.DictReader(file))
     with (tiny_run[1] / "predictions.csv").open(newline="") as file:
         tested = {row["path"] for row in csv.DictReader(file) if row["split"] == "test"}
-    record = json.loads((tiny_run[1] / "evaluation.json").read_text())["baselines"]
+    record = json.loads((tiny_run[1] / "baselines.json").read_text())["baselines"]
     for name in ("majority", "single frame"):
         own = [row for row in rows if row["baseline"] == name]
         assert {row["path"] for row in own} == tested

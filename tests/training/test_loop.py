@@ -30,6 +30,7 @@ Config = Callable[..., TrainConfig]
 
 RUN_FILES = {
     "baselines.csv",
+    "baselines.json",
     "checkpoints/best.pth",
     "classification_report.txt",
     "clips.csv",

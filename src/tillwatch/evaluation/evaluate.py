@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -159,8 +158,6 @@ def write_evaluation(
         "model_sha256": classifier.sha256,
         "precision": "fp32",
     }
-    # The figures of a folder are always of the same clips, and so are the baselines that stand beside them.
-    record |= _baselines_in(folder / "evaluation.json")
     head = "".join(f"{note}\n" for note in notes)
     write_text(folder / "classification_report.txt", f"{head}{metrics.report_text}")
     write_json(folder / "evaluation.json", record)
@@ -323,14 +320,6 @@ def normal_hours(
 def _mean_seconds(clips: Sequence[Clip]) -> float | None:
     known = [seconds for clip in clips if (seconds := clip.seconds) is not None]
     return sum(known) / len(known) if known and len(known) == len(clips) else None
-
-
-def _baselines_in(path: Path) -> dict[str, Any]:
-    try:
-        older = json.loads(path.read_text(encoding="utf-8"))
-        return {key: older[key] for key in ("baselines", "baseline_notes") if key in older}
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def _scored_with(split: str) -> tuple[str, ...]:

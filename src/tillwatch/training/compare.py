@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,12 +19,13 @@ from tillwatch.training.prepare import Job
 from tillwatch.training.runlog import RunLog
 
 BASELINES_CSV = "baselines.csv"
+BASELINES_JSON = "baselines.json"
 
 
 def compare_with_baselines(out: Path, classifier: Classifier, job: Job, evaluation: Evaluation, log: RunLog) -> None:
     """Scores the baselines on the clips that the network was tested on, and prints all side by side.
 
-    Writes baselines.csv (baseline, path, label, group, predicted, p_<class>...) and adds to evaluation.json.
+    Writes baselines.csv (baseline, path, label, group, predicted, p_<class>...) and baselines.json, their figures.
 
     Args:
         out: the run folder.
@@ -90,8 +90,7 @@ def _write(
     ]
     columns = ("baseline", "path", "label", "group", "predicted", *(f"p_{name}" for name in classes))
     write_csv(out / BASELINES_CSV, columns, rows)
-    record = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
-    record["baselines"] = {
+    figures = {
         baseline.name: {
             "accuracy": baseline.metrics.accuracy,
             "balanced_accuracy": baseline.metrics.balanced_accuracy,
@@ -99,5 +98,4 @@ def _write(
         }
         for baseline in baselines
     }
-    record["baseline_notes"] = list(notes)
-    write_json(out / "evaluation.json", record)
+    write_json(out / BASELINES_JSON, {"baselines": figures, "notes": list(notes)})

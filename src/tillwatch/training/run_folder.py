@@ -15,6 +15,7 @@ from tillwatch.training.prepare import Job
 
 RUN_FILES = (
     "baselines.csv",
+    "baselines.json",
     "classification_report.txt",
     "clips.csv",
     "config.yaml",
