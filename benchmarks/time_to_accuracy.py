@@ -4,16 +4,15 @@
 
 On the noisy till scene at 16 x 80 x 80, both with the same learning rate and precision; only what the recipe is
 differs. Only epochs at full size count as reaching it, and all that went before them counts as time, validation
-included. A run ends when it is there.
+included. A run ends when it is there, or after the task's 12 epochs.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import statistics
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from table import Row, print_table
@@ -50,31 +49,53 @@ class StopWatch(RunLog):
             raise _ReachedError
 
 
-def seconds_until(recipe: str, task: Task, seed: int) -> float:
-    """Trains until ``REACHED``; returns the seconds that took, infinity if it never came."""
+@dataclass(frozen=True)
+class Until:
+    """How long a training took until ``REACHED``, or how long it went on without.
+
+    Attributes:
+        seconds: of its epochs.
+        reached: whether it got there.
+    """
+
+    seconds: float
+    reached: bool
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.0f}" if self.reached else f"over {self.seconds:.0f}"
+
+
+def until_reached(recipe: str, task: Task, seed: int) -> Until:
+    """Trains until ``REACHED``, or to the end of the task's epochs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = task.make(folder / "data", seed)
-        config = replace(config, cache_folder=folder / "cache", **RECIPES[recipe])
+        config = replace(config, cache_folder=folder / "cache", baselines=False, **RECIPES[recipe])
         watch = StopWatch(config.early_epochs)
         try:
             train(folder / "data", folder / "run", config, watch)
         except _ReachedError:
-            return watch.seconds
-        return math.inf
+            return Until(watch.seconds, True)
+        return Until(watch.seconds, False)
 
 
 def rows(seeds: list[int], quick: bool = False) -> list[Row]:
     """Measures and returns the table's row; quick is too short to reach it, to see that it runs."""
     task = noisy_till(cameras=FEW_CAMERAS, epochs=3) if quick else noisy_till(num_frames=16, resize=92, crop=80)
-    measured = {recipe: [seconds_until(recipe, task, seed) for seed in seeds] for recipe in ("fast", "default")}
-    fast, default = (statistics.median(seconds) for seconds in measured.values())
-    each = ", ".join(f"{ours:.0f} against {theirs:.0f}" for ours, theirs in zip(*measured.values(), strict=True))
+    measured = {recipe: [until_reached(recipe, task, seed) for seed in seeds] for recipe in ("fast", "default")}
+    # A training that never got there counts as endless; the default's, which is divided by, as what it took at least.
+    fast = _median([until if until.reached else Until(math.inf, False) for until in measured["fast"]])
+    default = _median(measured["default"])
+    each = ", ".join(f"{ours} against {theirs}" for ours, theirs in zip(*measured.values(), strict=True))
     what = f"recipe fast: s until validation accuracy {REACHED:.2f}, median of {len(seeds)} seeds ({each})"
-    ratio = default / fast
-    return [
-        Row("4", what, f"{fast:.0f}", f"{default:.0f}", f"{ratio:.2f}", "at least 2", None if quick else ratio >= 2)
-    ]
+    ratio = default.seconds / fast.seconds
+    told = f"{ratio:.2f}" if default.reached else f"over {ratio:.2f}"
+    return [Row("4", what, str(fast), str(default), told, "at least 2", None if quick else ratio >= 2)]
+
+
+def _median(times: list[Until]) -> Until:
+    """Returns the middle one; of an even number, the earlier of the two in the middle."""
+    return sorted(times, key=lambda until: until.seconds)[(len(times) - 1) // 2]
 
 
 def main() -> None:

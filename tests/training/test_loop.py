@@ -307,6 +307,40 @@ def test_validate_weighs_each_clip_once_whatever_the_batches(tmp_path: Path) -> 
     assert result.balanced_accuracy == pytest.approx((0.5 + 0.0) / 2)
 
 
+def test_statistics_of_another_size_are_forgotten() -> None:
+    norm = nn.BatchNorm3d(1)
+    for _ in range(50):
+        norm(torch.full((2, 1, 1, 2, 2), 100.0))
+    with loop.fresh_statistics(norm):
+        for value in (1.0, 2.0, 6.0):
+            norm(torch.full((2, 1, 1, 2, 2), value))
+    assert norm.running_mean is not None
+    assert norm.running_mean.item() == pytest.approx(3.0)
+    assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize(("early_share", "times"), [(0.0, 0), (0.5, 1), (1.0, 0)])
+def test_statistics_are_taken_anew_once_when_clips_grow(
+    early_share: float,
+    times: int,
+    frame_root: Path,
+    tmp_path: Path,
+    tiny_config: Config,
+    quiet: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    renewed = []
+    fresh = loop.fresh_statistics
+
+    def counted(learner: nn.Module) -> Any:
+        renewed.append(learner)
+        return fresh(learner)
+
+    monkeypatch.setattr(loop, "fresh_statistics", counted)
+    train(frame_root, tmp_path / "run", tiny_config(epochs=2, early_share=early_share, crop=24), quiet())
+    assert len(renewed) == times
+
+
 def test_early_epochs_see_fewer_frames_and_pixels(
     tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

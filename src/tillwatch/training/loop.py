@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from tillwatch.evaluation.evaluate import Evaluation
 from tillwatch.evaluation.metrics import balanced_accuracy
 from tillwatch.files import write_text
 from tillwatch.models.backbones import KINETICS, build_model
+from tillwatch.models.memory import keep_freed_memory
 from tillwatch.models.precision import PrecisionName, lay_out
 from tillwatch.models.saved import read_classes, save_model, save_state_dict
 from tillwatch.training.feed import Feed, clip_feed
@@ -123,7 +126,9 @@ def fit(
         if epoch in (0, feed.early_epochs):  # what was reached at another size is no measure for this one
             scheduler, best_loss, best_epoch = _plateau(optimizer, config), float("inf"), epoch
         started, lr = time.perf_counter(), optimizer.param_groups[0]["lr"]
-        trained = train_epoch(fabric, model, optimizer, guard, feed, config.seed, epoch, skipped, log)
+        grown = epoch == feed.early_epochs > 0
+        with fresh_statistics(learner) if grown else nullcontext():
+            trained = train_epoch(fabric, model, optimizer, guard, feed, config.seed, epoch, skipped, log)
         train_seconds = time.perf_counter() - started
         validated = None if feed.validation is None else validate(model, feed, fabric.device, skipped)
 
@@ -164,6 +169,8 @@ def set_up(
         Fabric, the learner wrapped for training (the parameters stay its own), and Adam.
     """
     fabric = Fabric(accelerator=device, devices=1, precision=_FABRIC_PRECISION[precision])
+    if device == "cpu":
+        keep_freed_memory()
     lay_out(learner, device)
     if compiled:
         learner.compile()
@@ -171,6 +178,26 @@ def set_up(
     adam = torch.optim.Adam(learner.parameters(), lr=lr, fused=True)
     model, optimizer = fabric.setup(learner, adam)
     return fabric, model, optimizer
+
+
+@contextmanager
+def fresh_statistics(learner: nn.Module) -> Iterator[None]:
+    """Lets batch norm forget its running means and take plain ones over the block: clips of another size have others.
+
+    The moving average forgets a tenth a step; over an epoch of twelve steps a quarter of what small clips had is left.
+    """
+    norms = [
+        module for module in learner.modules() if isinstance(module, nn.BatchNorm3d) and module.track_running_stats
+    ]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches since
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def _plateau(optimizer: Any, config: TrainConfig) -> ReduceLROnPlateau:
