@@ -242,9 +242,7 @@ def _repeats(
         classes=first.classes,
         probabilities=first.probabilities[kept],
     )
-    scores = [
-        one.probabilities[[of[name] for name in taken.names]] for one, of in zip(several, places, strict=True)
-    ]
+    scores = [one.probabilities[[of[name] for name in taken.names]] for one, of in zip(several, places, strict=True)]
     return taken, np.stack(scores)
 
 

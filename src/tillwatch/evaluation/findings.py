@@ -71,9 +71,7 @@ def pooled(found: Evaluated) -> tuple[NDArray[np.bool_], NDArray[np.float64], tu
 
 def summary_of(found: Evaluated) -> Summary:
     """Summarises what was evaluated; a figure of several repeats is the mean of theirs, counts are of them all."""
-    footage = Footage(
-        normal_hours=found.normal_hours, clip_seconds=found.clip_seconds, prevalence=found.prevalence
-    )
+    footage = Footage(normal_hours=found.normal_hours, clip_seconds=found.clip_seconds, prevalence=found.prevalence)
     if found.repeats == 1:
         return summarize(
             found.labels, found.probabilities[0], found.groups, found.event_indices, found.threshold, footage
@@ -199,10 +197,9 @@ def _rest(found: Evaluated, summary: Summary, strongest: Rival | None) -> list[s
             "How far that would hold on other clips cannot be said: the clips fall into too few groups for an interval."
         )
     if (alarms := point.alarms) is not None:
-        most = f"; with 95 % confidence no more than {alarms.high:.3g}" if not alarms.count else ""
-        sentences.append(
-            f"{alarms.count} false alarms in {alarms.hours:.3g} h of normal footage: {alarms.per_hour:.3g} an hour{most}."
-        )
+        most = f"; with 95 % confidence at most {alarms.high:.3g}" if not alarms.count else ""
+        seen = f"{alarms.count} false alarms in {alarms.hours:.3g} h of normal footage"
+        sentences.append(f"{seen}: {alarms.per_hour:.3g} an hour{most}.")
     if strongest is not None:
         ahead = strongest.ahead["balanced_accuracy"]
         if ahead.value is not None:
@@ -216,7 +213,9 @@ def _rest(found: Evaluated, summary: Summary, strongest: Rival | None) -> list[s
             plain = _PLAIN.get(strongest.name, strongest.name)
             sentences.append(f"Against the best simple method, {plain}, it is {by} in balanced accuracy{around}.")
     elif not found.baselines:
-        sentences.append("No simple method was measured on the same clips, so nothing says whether the model earns its cost.")
+        sentences.append(
+            "No simple method was measured on the same clips, so nothing says whether the model earns its cost."
+        )
     return sentences
 
 

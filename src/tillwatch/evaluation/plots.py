@@ -37,7 +37,9 @@ class Frame:
         return self.left + across * inner[0], self.height - self.bottom - up * inner[1]
 
 
-def curve_plot(curve: Curve, x_name: str, y_name: str, title: str, point: tuple[float, float] | None, chance: str) -> Markup:
+def curve_plot(
+    curve: Curve, x_name: str, y_name: str, title: str, point: tuple[float, float] | None, chance: str
+) -> Markup:
     """Draws a curve with its band and the operating point.
 
     Args:
@@ -83,8 +85,13 @@ def reliability_plot(calibration: Calibration, title: str) -> Markup:
     return _svg(frame, title, parts)
 
 
-def score_plot(is_event: NDArray[np.bool_], scores: NDArray[np.float64], names: tuple[str, str], title: str) -> Markup:
-    """Draws how many clips have which score: events upwards, others downwards, over the explorer's slider."""
+def score_plot(
+    is_event: NDArray[np.bool_], scores: NDArray[np.float64], names: tuple[str, str], title: str, threshold: float
+) -> Markup:
+    """Draws how many clips have which score: events upwards, others downwards, over the explorer's slider.
+
+    The dashed line stays at the operating point; the explorer moves the other one.
+    """
     frame = Frame(height=190, width=720, left=8, right=8, bottom=22, y=(-1.0, 1.0))
     bins = 40
     places = np.minimum((scores * bins).astype(int), bins - 1)
@@ -102,29 +109,39 @@ def score_plot(is_event: NDArray[np.bool_], scores: NDArray[np.float64], names: 
     left, middle = frame.at(0, 0)
     right, _ = frame.at(1, 0)
     parts.append(f'<line class="axis" x1="{left}" y1="{middle:.1f}" x2="{right}" y2="{middle:.1f}"/>')
-    for name, y, kind in ((names[0], 24, "a"), (names[1], frame.height - frame.bottom - 8, "b")):
-        parts.append(f'<text class="name {kind}" x="{frame.width / 2}" y="{y}" text-anchor="middle">{escape(name)}</text>')
+    # In the corners that a model worth its name leaves empty.
+    for name, x, y, anchor, kind in (
+        (names[0], left, 24, "start", "a"),
+        (names[1], right, frame.height - frame.bottom - 8, "end", "b"),
+    ):
+        parts.append(
+            f'<text class="name {kind}" x="{x:.1f}" y="{y}" text-anchor="{anchor}">{escape(_short(name, 40))}</text>'
+        )
     for value in (0, 0.25, 0.5, 0.75, 1):
         x, _ = frame.at(value, 0)
         anchor = "start" if value == 0 else "end" if value == 1 else "middle"
         parts.append(f'<text class="tick" x="{x:.1f}" y="{frame.height - 6}" text-anchor="{anchor}">{value:g}</text>')
-    parts.append(
-        f'<line id="cut" class="cut" x1="0" x2="0" y1="{frame.top}" y2="{frame.height - frame.bottom}" '
-        f'data-left="{left:g}" data-right="{right:g}"/>'
-    )
+    x = frame.at(min(1.0, threshold), 0)[0]
+    ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{frame.height - frame.bottom}"'
+    parts.append(f'<line class="set" {ends}/>')
+    parts.append(f'<line id="cut" class="cut" {ends} data-left="{left:g}" data-right="{right:g}"/>')
     return _svg(frame, title, parts)
 
 
 def forest_plot(rows: Sequence[tuple[str, Figure]], title: str) -> Markup:
     """Draws figures of one kind under each other, each with its interval."""
     step, left = 34, 118
-    low = min([0.5, *(f.value for _, f in rows if f.value is not None), *(f.interval.low for _, f in rows if f.interval)])
+    low = min(
+        [0.5, *(f.value for _, f in rows if f.value is not None), *(f.interval.low for _, f in rows if f.interval)]
+    )
     start = max(0.0, np.floor(low * 10 - 1e-9) / 10)
     frame = Frame(width=420, height=step * len(rows) + 40, left=left, right=16, top=8, bottom=30, x=(float(start), 1.0))
     parts = []
     for value in np.linspace(start, 1, 6):
         x, _ = frame.at(float(value), 0)
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{frame.height - frame.bottom}"/>')
+        parts.append(
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{frame.height - frame.bottom}"/>'
+        )
         parts.append(f'<text class="tick" x="{x:.1f}" y="{frame.height - 10}" text-anchor="middle">{value:.2g}</text>')
     for place, (name, figure) in enumerate(rows):
         y, kind = frame.top + step * (place + 0.5), "a" if place == 0 else "b"
@@ -140,7 +157,9 @@ def forest_plot(rows: Sequence[tuple[str, Figure]], title: str) -> Markup:
     return _svg(frame, title, parts)
 
 
-def learning_plot(lines: Mapping[str, Sequence[float | None]], y_name: str, title: str, top: float | None = None) -> Markup:
+def learning_plot(
+    lines: Mapping[str, Sequence[float | None]], y_name: str, title: str, top: float | None = None
+) -> Markup:
     """Draws what was measured epoch by epoch, the first line solid, the second dashed."""
     known = [value for line in lines.values() for value in line if value is not None and np.isfinite(value)]
     epochs = max((len(line) for line in lines.values()), default=1)
@@ -153,14 +172,15 @@ def learning_plot(lines: Mapping[str, Sequence[float | None]], y_name: str, titl
         if len(points) == 1:
             x, y = frame.at(*points[0])
             parts.append(f'<circle class="mark {kind}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-        parts.append(f'<polyline class="line {kind}" points="{_points(frame, points)}"><title>{escape(name)}</title></polyline>')
+        parts.append(
+            f'<polyline class="line {kind}" points="{_points(frame, points)}"><title>{escape(name)}</title></polyline>'
+        )
     return _svg(frame, title, parts)
 
 
 def _svg(frame: Frame, title: str, parts: Sequence[str]) -> Markup:
-    return Markup(
-        f'<svg viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    )
+    head = f'<svg viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" aria-label="{escape(title)}">'
+    return Markup(f"{head}{''.join(parts)}</svg>")
 
 
 def _axes(frame: Frame, x_name: str, y_name: str, x_ticks: Sequence[float] | None = None) -> str:
@@ -174,8 +194,9 @@ def _axes(frame: Frame, x_name: str, y_name: str, x_ticks: Sequence[float] | Non
         x = frame.at(float(value), 0)[0]
         parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{value:.3g}</text>')
     parts.append(f'<line class="axis" x1="{left:.1f}" x2="{right:.1f}" y1="{bottom:.1f}" y2="{bottom:.1f}"/>')
+    across = (left + right) / 2
     parts.append(
-        f'<text class="label" x="{(left + right) / 2:.1f}" y="{bottom + 36:.1f}" text-anchor="middle">{escape(x_name)}</text>'
+        f'<text class="label" x="{across:.1f}" y="{bottom + 36:.1f}" text-anchor="middle">{escape(x_name)}</text>'
     )
     middle = (top + bottom) / 2
     parts.append(
