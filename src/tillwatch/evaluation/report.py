@@ -23,6 +23,7 @@ from tillwatch.evaluation.findings import Rival, parts, pooled, rivals, summary_
 from tillwatch.evaluation.intervals import MIN_GROUPS
 from tillwatch.evaluation.operating_point import false_alarms_per_hour
 from tillwatch.evaluation.summary import Summary
+from tillwatch.files import write_text
 
 REPORT_HTML = "report.html"
 
