@@ -22,7 +22,7 @@ class Frame:
 
     width: float = 420
     height: float = 320
-    left: float = 46
+    left: float = 58
     right: float = 12
     top: float = 12
     bottom: float = 44
@@ -135,9 +135,10 @@ def forest_plot(rows: Sequence[tuple[str, Figure]], title: str) -> Markup:
         [0.5, *(f.value for _, f in rows if f.value is not None), *(f.interval.low for _, f in rows if f.interval)]
     )
     start = max(0.0, np.floor(low * 10 - 1e-9) / 10)
+    ticks = np.linspace(start, 1, 1 + max(2, round((1 - start) * 10)))
     frame = Frame(width=420, height=step * len(rows) + 40, left=left, right=16, top=8, bottom=30, x=(float(start), 1.0))
     parts = []
-    for value in np.linspace(start, 1, 6):
+    for value in ticks:
         x, _ = frame.at(float(value), 0)
         parts.append(
             f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{frame.height - frame.bottom}"/>'
@@ -163,9 +164,9 @@ def learning_plot(
     """Draws what was measured epoch by epoch, the first line solid, the second dashed."""
     known = [value for line in lines.values() for value in line if value is not None and np.isfinite(value)]
     epochs = max((len(line) for line in lines.values()), default=1)
-    most = top or 1.05 * max(known, default=1.0) or 1.0
+    most = top or _round_up(max(known, default=1.0))
     frame = Frame(height=240, x=(1.0, float(max(2, epochs))), y=(0.0, most))
-    ticks = sorted({1, epochs, *(round(1 + (epochs - 1) * part / 4) for part in (1, 2, 3))})
+    ticks = sorted({round(1 + (epochs - 1) * part / 5) for part in range(6)})
     parts = [_axes(frame, "epoch", y_name, x_ticks=[float(tick) for tick in ticks])]
     for (name, line), kind in zip(lines.items(), ("a", "b"), strict=False):
         points = [(float(epoch), v) for epoch, v in enumerate(line, 1) if v is not None and np.isfinite(v)]
@@ -178,8 +179,15 @@ def learning_plot(
     return _svg(frame, title, parts)
 
 
+def _round_up(value: float) -> float:
+    """Returns the least number with round quarters that is no less: 1, 2, 4, 8 or 10 times a power of ten."""
+    power = 10.0 ** np.floor(np.log10(max(value, 1e-9)))
+    return float(next(part * power for part in (1, 2, 4, 8, 10) if part * power >= value))
+
+
 def _svg(frame: Frame, title: str, parts: Sequence[str]) -> Markup:
-    head = f'<svg viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" aria-label="{escape(title)}">'
+    kind = ' class="wide"' if frame.width > 600 else ""
+    head = f'<svg viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" aria-label="{escape(title)}"{kind}>'
     return Markup(f"{head}{''.join(parts)}</svg>")
 
 
