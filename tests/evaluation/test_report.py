@@ -445,7 +445,9 @@ def test_in_a_browser(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for path in pages:
             for width in (390, 1440):
-                tab, faults, asked = _tab(browser, width), [], []
+                tab = _tab(browser, width)
+                faults: list[str] = []
+                asked: list[str] = []
                 tab.on("console", lambda message, faults=faults: faults.append(message.text))
                 tab.on("pageerror", lambda error, faults=faults: faults.append(str(error)))
                 tab.on("request", lambda request, asked=asked: asked.append(request.url))
