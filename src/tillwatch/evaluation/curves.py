@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tillwatch.evaluation import figures
 from tillwatch.evaluation.intervals import Interval, group_interval
 
-#: Where the bands are computed: false positive rates of the ROC curve, recalls of the other.
-GRID = np.linspace(0, 1, 41)
+#: Thresholds at which a band is computed, at most: at even shares of the clips.
+PLACES = 41
 
-Weights = NDArray[np.float64]
 Line = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A threshold's place on a curve, and the interval by group of what is drawn upwards there."""
+
+    x: float
+    y: float
+    interval: Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +32,12 @@ class Curve:
 
     Attributes:
         x, y: float64 ``(K,)``, the curve of all clips, x ascending.
-        grid: float64 ``(G,)``, where the band stands.
-        band: an interval for each place of the grid; None where none can be given, below ten groups above all.
+        band: places along it, x ascending; none where no interval can be given, below ten groups above all.
     """
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
-    grid: NDArray[np.float64]
-    band: tuple[Interval | None, ...]
+    band: tuple[Place, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,54 +49,62 @@ class Step:
     false_alarms: int
 
 
-def roc_line(is_event: NDArray[np.bool_], scores: NDArray[np.float64], weights: Weights) -> Line:
+def roc_line(is_event: NDArray[np.bool_], scores: NDArray[np.float64]) -> Line:
     """Returns false positive rates and recalls, from (0, 0) to (1, 1); equal scores make one slanted step."""
-    events, others = _falling(is_event, scores, weights)
+    events, others = _falling(is_event, scores)
     return _from_zero(others / others[-1]), _from_zero(events / events[-1])
 
 
-def pr_line(is_event: NDArray[np.bool_], scores: NDArray[np.float64], weights: Weights) -> Line:
+def pr_line(is_event: NDArray[np.bool_], scores: NDArray[np.float64]) -> Line:
     """Returns recalls and precisions in falling score; a step that begins at recall 0 with its first precision."""
-    events, others = _falling(is_event, scores, weights)
-    alarms = events + others
-    some = alarms > 0
-    recall, precision = events[some] / events[-1], events[some] / alarms[some]
+    events, others = _falling(is_event, scores)
+    recall, precision = events / events[-1], events / (events + others)
     return _from_zero(recall), np.concatenate([precision[:1], precision])
 
 
-def recall_at(line: Line, rates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Reads a ROC curve at false positive rates: the most recall there, straight between its corners."""
-    x, y = line
-    before = np.searchsorted(x, rates, side="right") - 1
-    after = np.minimum(before + 1, len(x) - 1)
-    gap = x[after] - x[before]
-    part = np.where(gap > 0, (rates - x[before]) / np.where(gap > 0, gap, 1), 0)
-    read: NDArray[np.float64] = y[before] + part * (y[after] - y[before])
-    return read
-
-
-def precision_at(line: Line, recalls: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Reads a precision-recall curve: the precision of the first alarms that reach a recall."""
-    x, y = line
-    # 0.3 * 10 events is 3 of them: a hair's breadth of rounding must not ask for a fourth.
-    read: NDArray[np.float64] = y[np.minimum(np.searchsorted(x[1:], recalls - 1e-12) + 1, len(x) - 1)]
-    return read
-
-
 def roc_curve(is_event: NDArray[np.bool_], scores: NDArray[np.float64], groups: Sequence[str]) -> Curve | None:
-    """Returns the ROC curve with a band of recall at each false positive rate; None unless events and others occur.
+    """Returns the ROC curve, with the interval of recall at thresholds along it; None unless events and others occur.
+
+    Read at fixed false positive rates, a band would jump with each step of the curve; at a threshold, recall is a share
+    of clips, whose intervals hold (benchmarks/coverage.py), and at the operating point it is the headline's own.
 
     Args:
         is_event: bool ``(N,)``.
         scores: float64 ``(N,)``, event probabilities.
         groups: of the clips.
     """
-    return _curve(roc_line, recall_at, is_event, scores, groups)
+    if not is_event.any() or is_event.all():
+        return None
+    places = []
+    for threshold in _thresholds(scores):
+        alarm = scores >= threshold
+        interval = group_interval(
+            lambda weights, alarm=alarm: figures.share(alarm, weights * is_event),  # type: ignore[misc]
+            groups,
+            kinds=np.where(is_event, 0, -1),
+        )
+        if interval is not None:
+            places.append(Place(x=float(alarm[~is_event].mean()), y=float(alarm[is_event].mean()), interval=interval))
+    x, y = roc_line(is_event, scores)
+    return Curve(x=x, y=y, band=tuple(places))
 
 
 def pr_curve(is_event: NDArray[np.bool_], scores: NDArray[np.float64], groups: Sequence[str]) -> Curve | None:
-    """Returns the precision-recall curve with a band of precision at each recall; arguments as :func:`roc_curve`."""
-    return _curve(pr_line, precision_at, is_event, scores, groups)
+    """Returns the precision-recall curve, with the interval of precision at thresholds; as :func:`roc_curve`."""
+    if not is_event.any() or is_event.all():
+        return None
+    places = []
+    for threshold in _thresholds(scores):
+        alarm = scores >= threshold
+        interval = group_interval(
+            lambda weights, alarm=alarm: figures.precision(is_event, alarm, weights),  # type: ignore[misc]
+            groups,
+            kinds=np.where(alarm, 0, -1),
+        )
+        if interval is not None:
+            places.append(Place(x=float(alarm[is_event].mean()), y=float(is_event[alarm].mean()), interval=interval))
+    x, y = pr_line(is_event, scores)
+    return Curve(x=x, y=y, band=tuple(places))
 
 
 def threshold_steps(
@@ -105,40 +120,17 @@ def threshold_steps(
     ]
 
 
-def _curve(
-    line_of: Callable[[NDArray[np.bool_], NDArray[np.float64], Weights], Line],
-    read: Callable[[Line, NDArray[np.float64]], NDArray[np.float64]],
-    is_event: NDArray[np.bool_],
-    scores: NDArray[np.float64],
-    groups: Sequence[str],
-) -> Curve | None:
-    if not is_event.any() or is_event.all():
-        return None
-    seen: dict[bytes, NDArray[np.float64]] = {}
-
-    def on_grid(weights: Weights) -> NDArray[np.float64]:
-        key = np.packbits(weights > 0).tobytes()  # groups are left out whole: weights are 0 or 1
-        if key not in seen:
-            both = (weights * is_event).sum() > 0 and (weights * ~is_event).sum() > 0
-            seen[key] = read(line_of(is_event, scores, weights), GRID) if both else np.full(len(GRID), np.nan)
-        return seen[key]
-
-    x, y = line_of(is_event, scores, np.ones(len(scores)))
-    kinds = is_event.astype(np.int64)
-    band = [
-        group_interval(lambda weights, place=place: float(on_grid(weights)[place]), groups, kinds=kinds)  # type: ignore[misc]
-        for place in range(len(GRID))
-    ]
-    return Curve(x=x, y=y, grid=GRID, band=tuple(band))
+def _thresholds(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns scores that occur, the highest first."""
+    chosen: NDArray[np.float64] = np.unique(np.quantile(scores, np.linspace(0, 1, PLACES), method="nearest"))[::-1]
+    return chosen
 
 
-def _falling(
-    is_event: NDArray[np.bool_], scores: NDArray[np.float64], weights: Weights
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the weight of events, and of other clips, that reach each score that occurs, the highest score first."""
+def _falling(is_event: NDArray[np.bool_], scores: NDArray[np.float64]) -> Line:
+    """Returns how many events, and how many other clips, reach each score that occurs, the highest score first."""
     values, places = np.unique(-scores, return_inverse=True)
-    events = np.bincount(places, weights * is_event, len(values)).cumsum()
-    others = np.bincount(places, weights * ~is_event, len(values)).cumsum()
+    events = np.bincount(places, is_event, len(values)).cumsum()
+    others = np.bincount(places, ~is_event, len(values)).cumsum()
     return events, others
 
 

@@ -156,7 +156,7 @@ def _heat(classifier: Classifier, clip: Clip, predicted: str) -> tuple[NDArray[n
         smooth = torch.nn.functional.interpolate(cam.detach().float(), size=size, mode="trilinear")[0, 0]
     heat: NDArray[np.float32] = smooth.cpu().numpy()
     most = float(heat.max())
-    return (heat / most if most > 0 else heat), None
+    return (heat / most, None) if most > 0 else (None, None)  # nothing on the map speaks for the class
 
 
 def _overlay(frames: NDArray[np.uint8], heat: NDArray[np.float32], spec: ClipSpec) -> NDArray[np.uint8]:

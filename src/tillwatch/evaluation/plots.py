@@ -51,9 +51,9 @@ def curve_plot(
     """
     frame = Frame()
     parts = [_axes(frame, x_name, y_name)]
-    known = [(x, i.low, i.high) for x, i in zip(curve.grid, curve.band, strict=True) if i is not None]
-    if known:
-        edge = [(x, low) for x, low, _ in known] + [(x, high) for x, _, high in reversed(known)]
+    if curve.band:
+        edge = [(place.x, place.interval.low) for place in curve.band]
+        edge += [(place.x, place.interval.high) for place in reversed(curve.band)]
         parts.append(f'<polygon class="band" points="{_points(frame, edge)}"/>')
     guess = [(0.0, 0.0), (1.0, 1.0)] if chance == "diagonal" else [(0.0, float(chance)), (1.0, float(chance))]
     parts.append(f'<polyline class="chance" points="{_points(frame, guess)}"/>')

@@ -205,9 +205,9 @@ def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
         "pr": plots.curve_plot(
             pr, "recall", "precision", f"Precision-recall curve, average precision {average}", right, chance
         ),
-        "band_note": "The bands are 95 % intervals by group, at each place of the curve by itself."
-        if any(interval is not None for interval in roc.band)
-        else f"No bands: events and other clips must fall into {MIN_GROUPS} groups or more each.",
+        "band_note": "The bands are 95 % intervals by group, of recall and of precision at each threshold by itself."
+        if roc.band
+        else f"No bands: the events must fall into {MIN_GROUPS} groups or more.",
     }
 
 
