@@ -205,7 +205,8 @@ def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
         "pr": plots.curve_plot(
             pr, "recall", "precision", f"Precision-recall curve, average precision {average}", right, chance
         ),
-        "band_note": "The bands are 95 % intervals by group, of recall and of precision at each threshold by itself."
+        "band_note": "The bands are 95 % intervals by group, of recall and of precision at each threshold by itself; "
+        f"that of precision begins where alarms fall into {MIN_GROUPS} groups."
         if roc.band
         else f"No bands: the events must fall into {MIN_GROUPS} groups or more.",
     }
