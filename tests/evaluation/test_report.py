@@ -175,7 +175,19 @@ def test_validation_rows_choose_the_point_and_are_in_no_figure(tmp_path: Path) -
     assert (alone.threshold, alone.point_source) == (0.5, "default, not chosen on data")
     poisoned = [row | {"p_theft": 0.5, "p_normal": 0.5} for row in test]
     assert read_evaluated(write_table(tmp_path / "r.csv", poisoned + chosen)).threshold == found.threshold
-    assert "140 clips of other splits" in text_of(page_of(tmp_path / "p.csv"))
+    told = text_of(page_of(tmp_path / "p.csv"))
+    assert "140 clips of other splits" in told
+    assert "None of these clips had a part in that" in told
+
+
+def test_a_point_that_has_seen_the_clips_is_said_to_flatter(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    assert "flatters" not in text_of(page_of(run))
+    record = json.loads((run / "evaluation.json").read_text())
+    record["operating_point"] = {"threshold": 0.4, "source": "best F1, chosen on 24 out-of-fold clips"}
+    (run / "evaluation.json").write_text(json.dumps(record))
+    assert "chosen on these very clips" in text_of(page_of(run))
 
 
 def test_repeats_give_the_mean_of_their_figures(tmp_path: Path) -> None:

@@ -220,13 +220,12 @@ def _explorer(found: Evaluated, summary: Summary) -> dict[str, Any]:
         _explorer_row(step, events, others, hours)
         for step in threshold_steps(is_event, scores, [*thresholds, found.threshold])
     ]
-    chosen = found.point_source.startswith("default") or found.point_source.startswith("given")
     names = ("threshold", "recall", "found", "precision", "alarms", "false", "others", "rate", "bounds")
     return {
         "explorer": {"rows": rows[:-1], "point": rows[-1]},
         "at_point": dict(zip(names, rows[-1][1:], strict=True)),
         "point_source": found.point_source,
-        "point_note": "" if chosen else "It was chosen before these clips were looked at.",
+        "point_note": _point_note(found),
         "score_plot": plots.score_plot(
             is_event,
             scores,
@@ -235,6 +234,14 @@ def _explorer(found: Evaluated, summary: Summary) -> dict[str, Any]:
             found.threshold,
         ),
     }
+
+
+def _point_note(found: Evaluated) -> str:
+    """Says whether the operating point had seen the clips that it is measured on."""
+    same = "out-of-fold" in found.point_source or found.split == "validation"
+    if same or (found.split == "all" and found.kind == "run"):
+        return "It was chosen on these very clips, or some of them, so what it does here flatters."
+    return "None of these clips had a part in that." if "validation" in found.point_source else ""
 
 
 def _explorer_row(step: Step, events: int, others: int, hours: float | None) -> list[Any]:
