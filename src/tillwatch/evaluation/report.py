@@ -393,7 +393,7 @@ def _identity(found: Evaluated) -> list[tuple[str, str]]:
     temperature = found.record.get("temperature", found.model.get("temperature"))
     return [
         ("Network", str(found.model.get("arch", ""))),
-        ("SHA-256 of model.pth", str(found.record.get("model_sha256") or found.model.get("sha256", ""))),
+        ("SHA-256 of the weights", str(found.record.get("model_sha256") or found.model.get("sha256", ""))),
         ("SHA-256 of predictions.csv", hashed),
         ("Temperature", "" if temperature is None else f"{temperature:.4g}"),
         ("Operating point", f"{found.threshold:.6g} ({found.point_source})"),
