@@ -429,7 +429,7 @@ def test_a_card_escapes_what_markdown_would_read(tiny_run: tuple[Path, Path], tm
     (run / "evaluation.json").write_text(json.dumps(record))
     publish.publish(run)
     card = (run / "model_card.md").read_text()
-    assert "<script>" not in card
+    assert "<script" not in card
     assert "\\[x\\]" in card
 
 
@@ -492,13 +492,18 @@ def _move_the_threshold(tab: Any, data: Any) -> None:
     for _ in range(3):
         tab.keyboard.press("ArrowLeft")
     assert shown() == data["rows"][-4][1:]
+    tab.keyboard.press("Home")
+    for _ in range(29):  # 0.145 * 200 is a hair below 29
+        tab.keyboard.press("ArrowRight")
+    assert shown() == data["rows"][29][1:]
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
     tab.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + box["height"] / 2)
     tab.mouse.down()
     tab.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2, steps=3)
-    tab.mouse.up()
     place = round(float(slider.input_value()) * SLIDER_STEPS)
+    assert shown() == data["rows"][place][1:], "while it is dragged, not only when it is let go"
+    tab.mouse.up()
     assert 40 < place < 60
     assert shown() == data["rows"][place][1:]
     tab.get_by_role("button", name="Back to the operating point").click()
