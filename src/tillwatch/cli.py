@@ -190,6 +190,7 @@ def evaluate(
         device: auto takes a GPU where there is one.
     """
     from tillwatch.evaluation.evaluate import evaluate_run
+    from tillwatch.evaluation.publish import publish_or_say_why
     from tillwatch.models.saved import load_model
     from tillwatch.training.runlog import RunLog
 
@@ -202,7 +203,39 @@ def evaluate(
             run, classifier, data, split, batch_size=batch_size, workers=_workers(workers), on_batch=on_batch
         )
     _print_evaluation(evaluation)
-    print(f"figures and predictions are in {evaluation.folder}")
+    publish_or_say_why(evaluation.folder, _warn, classifier=classifier, clips=evaluation.scores.clips)
+    print(f"figures, predictions and report.html are in {evaluation.folder}")
+
+
+@app.command
+def report(
+    source: Path,
+    *,
+    out: Annotated[Path | None, Parameter(help="Where the page goes; into RUN, or beside the table, if none.")] = None,
+    event: Names | None = None,
+    threshold: float | None = None,
+    normal_hours: float | None = None,
+) -> None:
+    """Write report.html of a run, of a cross-validation, or of any program's predictions.csv.
+
+    Args:
+        source: a run folder, or a table path,label,[group],[split],p_<class>,...
+        event: the classes worth an alarm: a,b.
+        threshold: event probability from which on a clip is an alarm, instead of the operating point.
+        normal_hours: of footage that all normal clips of the run or table stand for.
+    """
+    from tillwatch.evaluation.evaluated import Told
+
+    told = Told(event=event, threshold=threshold, normal_hours=normal_hours)
+    if source.is_dir():
+        from tillwatch.evaluation.publish import publish
+
+        page = publish(source, out=out, told=told, note=_warn)
+    else:
+        from tillwatch.evaluation.report import report_table
+
+        page = report_table(source, out, told)
+    print(f"the report is in {page}")
 
 
 @app.command(usage="Usage: tillwatch predict [OPTIONS] MODEL PATH...")

@@ -135,7 +135,7 @@ def _next_steps(out: Path) -> str:
   {out / "videos"}  the videos, one folder for each class, with clips.csv naming their cameras
   {out / "frames"}  their frames
   {out / "run"}  the model (model.pth, model.json), its figures (evaluation.json,
-      classification_report.txt), every score (predictions.csv) and the split (clips.csv)
+      report.html to read), every score (predictions.csv) and the split (clips.csv)
 
 What the figures mean: recall is the share of thefts found, precision the share of alarms that are right.
 They hold for rendered scenes. Your own videos are harder; their figures are the ones that count.

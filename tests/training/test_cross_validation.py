@@ -68,6 +68,10 @@ def test_every_clip_is_scored_by_the_fold_that_did_not_see_it(crossval: Path, ti
     hits = sum(row["predicted"] == row["label"] for row in rows)
     assert record["accuracy"] == pytest.approx(hits / 24)
     assert [fold["fold"] for fold in record["folds"]] == [1, 2, 3, 4]
+    page = (crossval / "report.html").read_text()
+    assert f"{record['balanced_accuracy']:.3f}" in page
+    assert all(f"{fold['accuracy']:.3f}" in page for fold in record["folds"])
+    assert page.count("<img") == page.count('class="strip"') > 0, "of clips that the folds' models scored"
     assert (crossval / "final" / "model.pth").is_file()
     assert {row["split"] for row in rows_of(crossval / "final" / "clips.csv")} == {"train"}
 
@@ -109,6 +113,9 @@ def test_random_folds_divide_groups_and_say_that_they_leak(
     assert any((group, "train") in sides and (group, "test") in sides for group, _ in sides)
     assert "leak" in log.console.export_text()
     assert "leak" in json.loads((tmp_path / "cv" / "evaluation.json").read_text())["notes"][0]
+    page = (tmp_path / "cv" / "report.html").read_text()
+    assert "These figures flatter" in page
+    assert "Repeat by repeat" in page
 
 
 def test_bad_plans_are_refused(tiny_run: tuple[Path, Path], tiny_config: Config, tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ RUN_FILES = {
     "metrics.csv",
     "model.json",
     "model.pth",
+    "model_card.md",
     "predictions.csv",
+    "report.html",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,10 +45,29 @@ def read_predictions(path: Path) -> Predictions:
     Raises:
         DataError: if it cannot be read, or its scores cannot be used; one line that names the first such clip.
     """
+    return predictions_of(read_rows(path), path)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Reads the rows of a table of predictions as they stand.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
     try:
-        rows = read_csv(path)
+        return read_csv(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}).") from None
+
+
+def predictions_of(rows: Sequence[Mapping[str, str]], path: Path, *, one_class_ok: bool = False) -> Predictions:
+    """Takes and checks the rows of a table; arguments and errors as :func:`read_predictions`.
+
+    Args:
+        rows: of the table.
+        path: where they come from, for errors.
+        one_class_ok: whether all clips may be of one class.
+    """
     if not rows:
         raise DataError(f"{path} holds no predictions; give a CSV with the columns path,label,p_<class>,...")
     columns = list(rows[0])
@@ -68,7 +87,7 @@ def read_predictions(path: Path) -> Predictions:
             )
     labels = np.array([classes.index(row["label"]) for row in rows], dtype=np.int64)
     try:
-        check_scores(names, labels, classes, probabilities)
+        check_scores(names, labels, classes, probabilities, one_class_ok=one_class_ok)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     return Predictions(
@@ -82,7 +101,12 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def check_scores(
-    names: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str], probabilities: NDArray[np.float64]
+    names: Sequence[str],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    probabilities: NDArray[np.float64],
+    *,
+    one_class_ok: bool = False,
 ) -> None:
     """Checks that labelled scores can be evaluated.
 
@@ -91,6 +115,7 @@ def check_scores(
         labels: int64 ``(N,)``.
         classes: in the order of the columns.
         probabilities: float64 ``(N, len(classes))``.
+        one_class_ok: whether all clips may be of one class.
 
     Raises:
         DataError: if there is none, a clip is named twice, a score is not finite or outside [0, 1], a row does not
@@ -113,14 +138,14 @@ def check_scores(
                 f"{int(bad.sum())} of {len(names)} clips have {what}, the first is {names[row]!r}: {scores}."
             )
     present = {int(label) for label in labels}
-    if len(present) == 1:
+    if len(present) == 1 and not one_class_ok:
         raise DataError(
             f"all {len(labels)} clips are of the class {classes[present.pop()]!r}; "
             "how well classes are told apart shows on clips of two or more."
         )
 
 
-def _number(path: Path, row: dict[str, str], column: str) -> float:
+def _number(path: Path, row: Mapping[str, str], column: str) -> float:
     try:
         return float(row[column])
     except ValueError:

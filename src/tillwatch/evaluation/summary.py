@@ -121,7 +121,7 @@ def summarize(
     both = is_event.astype(np.int64)
     sentences = (why_no_interval(groups, both if events and others else None), too_few(events, others))
     return Summary(
-        figures=_figures(labels, probabilities.argmax(1), is_event, scores, scores >= threshold, groups),
+        figures=_figures(statistics(labels, probabilities, event_indices, threshold), len(labels), groups),
         calibration=calibration(scores, is_event) if events and others else None,
         at_point=point,
         alarms_a_day=alarms_a_day,
@@ -130,16 +130,18 @@ def summarize(
     )
 
 
-def _figures(
-    labels: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-    is_event: NDArray[np.bool_],
-    scores: NDArray[np.float64],
-    alarm: NDArray[np.bool_],
-    groups: Sequence[str],
-) -> dict[str, Figure]:
-    both = is_event.astype(np.int64)
-    wanted: dict[str, tuple[Statistic, NDArray[np.int64] | None]] = {
+def statistics(
+    labels: NDArray[np.int64], probabilities: NDArray[np.float64], event_indices: Sequence[int], threshold: float
+) -> dict[str, tuple[Statistic, NDArray[np.int64] | None]]:
+    """Returns each headline figure as a function of the clips' weights, and of what kinds of clips it needs groups.
+
+    Args:
+        labels, probabilities, event_indices, threshold: as :func:`summarize` takes them.
+    """
+    predicted, is_event = probabilities.argmax(1), np.isin(labels, list(event_indices))
+    scores = probabilities[:, list(event_indices)].sum(1)
+    alarm, both = scores >= threshold, is_event.astype(np.int64)
+    return {
         "accuracy": (lambda w: figures.share(labels == predicted, w), None),
         "balanced_accuracy": (lambda w: figures.mean_recall(labels, predicted, w), labels),
         "event_auroc": (lambda w: figures.auroc(is_event, scores, w), both),
@@ -148,9 +150,14 @@ def _figures(
         "precision": (lambda w: figures.precision(is_event, alarm, w), np.where(alarm, 0, -1)),
         "f1": (lambda w: figures.f1(is_event, alarm, w), both),
     }
+
+
+def _figures(
+    wanted: dict[str, tuple[Statistic, NDArray[np.int64] | None]], clips: int, groups: Sequence[str]
+) -> dict[str, Figure]:
     found = {}
     for name, (statistic, kinds) in wanted.items():
-        value = statistic(np.ones(len(labels)))
+        value = statistic(np.ones(clips))
         interval = group_interval(statistic, groups, kinds=kinds)
         found[name] = Figure(value=None if np.isnan(value) else value, interval=interval)
     return found

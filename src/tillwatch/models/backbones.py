@@ -32,6 +32,7 @@ class Backbone:
         head: dotted name of the last layer.
         min_frames, min_crop: the least it can take.
         fixed: takes ``num_frames`` and ``crop`` and nothing else.
+        last_map: dotted name of the module whose output is the last map of a convolutional network; None for others.
     """
 
     builder: Callable[..., nn.Module]
@@ -43,6 +44,7 @@ class Backbone:
     min_frames: int = 1
     min_crop: int = 16
     fixed: bool = False
+    last_map: str | None = None
 
     @property
     def mean(self) -> Triple:
@@ -59,7 +61,16 @@ class Backbone:
 
 def _resnet(builder: Callable[..., nn.Module], weights: Any) -> Backbone:
     # From 17 pixels on, the last map has more than one position: batch norm of one clip is defined.
-    return Backbone(builder=builder, weights=weights, num_frames=32, resize=128, crop=112, head="fc", min_crop=17)
+    return Backbone(
+        builder=builder,
+        weights=weights,
+        num_frames=32,
+        resize=128,
+        crop=112,
+        head="fc",
+        min_crop=17,
+        last_map="layer4",
+    )
 
 
 def _swin(builder: Callable[..., nn.Module], weights: Any) -> Backbone:
@@ -83,6 +94,7 @@ BACKBONES: dict[str, Backbone] = {
         head="classifier.1",
         min_frames=14,  # this and the next are torchvision's min_temporal_size and min_size
         min_crop=224,
+        last_map="features",
     ),
     "mvit_v1_b": _mvit(video.mvit_v1_b, video.MViT_V1_B_Weights.KINETICS400_V1),
     "mvit_v2_s": _mvit(video.mvit_v2_s, video.MViT_V2_S_Weights.KINETICS400_V1),

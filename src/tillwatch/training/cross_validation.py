@@ -18,6 +18,8 @@ from tillwatch.data.catalog import Clip
 from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, RunError, one_line
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
+from tillwatch.evaluation.publish import publish_or_say_why
+from tillwatch.evaluation.report import REPORT_HTML
 from tillwatch.files import read_csv, write_csv, write_json, write_text
 from tillwatch.training.compare import BASELINES_CSV
 from tillwatch.training.loop import train
@@ -113,6 +115,7 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
         train(data, run, settings, log, divide_groups=folds.grouping == "random")
         write_text(_mark(out, number), "")
     result = _collect(out, folds, job)
+    publish_or_say_why(out, log.note, clips=job.catalog.clips)
     if folds.final:
         _train_final(data, out, config, len(splits), log)
     return result
@@ -170,7 +173,7 @@ def _claim(
     try:
         for name in ("folds", "splits", "final"):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in ("predictions.csv", "evaluation.json", BASELINES_CSV):
+        for name in ("predictions.csv", "evaluation.json", BASELINES_CSV, REPORT_HTML):
             (out / name).unlink(missing_ok=True)
         (out / "splits").mkdir(parents=True)
         (out / "folds").mkdir()

@@ -8,6 +8,7 @@ from torch import nn
 
 from tillwatch.config import TrainConfig
 from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
+from tillwatch.evaluation.publish import publish_or_say_why
 from tillwatch.evaluation.summary import Footage
 from tillwatch.models.saved import Classifier, save_model, save_state_dict
 from tillwatch.training.calibrate import calibrate
@@ -51,4 +52,5 @@ def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: Ru
         )
     if config.hold_out and config.baselines:
         compare_with_baselines(out, classifier, job, evaluation, log)
+    publish_or_say_why(out, log.note, classifier=classifier, clips=evaluation.scores.clips)
     return evaluation

@@ -23,7 +23,9 @@ RUN_FILES = (
     "metrics.csv",
     "model.json",
     "model.pth",
+    "model_card.md",
     "predictions.csv",
+    "report.html",
 )
 RUN_FOLDERS = ("checkpoints", "evaluations")
 CLIPS_COLUMNS = ("path", "label", "group", "split", "frames", "fps", "seconds", "status")

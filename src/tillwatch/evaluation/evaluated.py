@@ -1,0 +1,339 @@
+"""What was evaluated, read back from a run, a cross-validation, an evaluation or any program's predictions.csv."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from tillwatch.clip_spec import choose_event
+from tillwatch.errors import ConfigError, DataError, RunError, one_line
+from tillwatch.evaluation.operating_point import choose_threshold
+from tillwatch.evaluation.predictions import Predictions, predictions_of, read_rows
+from tillwatch.files import read_csv
+
+PREDICTIONS_CSV, BASELINES_CSV = "predictions.csv", "baselines.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A baseline's scores of the same clips: its name, and float64 ``(R, N, classes)``."""
+
+    name: str
+    probabilities: NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the user says beside a table: None where nothing is said.
+
+    Attributes:
+        event: classes worth an alarm.
+        threshold: event probability from which on a clip is an alarm.
+        normal_hours: of footage that all normal clips of the run or table stand for.
+    """
+
+    event: Sequence[str] | None = None
+    threshold: float | None = None
+    normal_hours: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ConfigError(f"--threshold is {self.threshold}; it must be between 0 and 1.")
+        if self.normal_hours is not None and not 0 < self.normal_hours < float("inf"):
+            raise ConfigError(f"--normal-hours is {self.normal_hours}; it must be a positive number.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """Scored clips and all that stands beside them.
+
+    Attributes:
+        source: the folder or table.
+        kind: "run", "crossval", "evaluation" (of a run's model on other clips) or "table".
+        names, labels, groups: of N clips; labels int64 ``(N,)``, places in ``classes``.
+        classes, event: names in label order, and those worth an alarm.
+        probabilities: float64 ``(R, N, classes)``, R repeats of a cross-validation, otherwise 1.
+        threshold, point_source: the operating point, and how it came about.
+        split: what the clips are: "test", "out of fold", "train", "all".
+        normal_hours: of footage that these normal clips stand for, once; None if unknown.
+        clip_seconds, prevalence: mean length, and the user's own share of events; None if unknown.
+        notes: sentences that must stand beside the figures.
+        baselines: what needs no network, on the same clips.
+        clips: the run's clips.csv by path; empty for a table.
+        record, model, settings, audit: evaluation.json, model.json, config.yaml or crossval.yaml, and audit.json; empty
+            where there is none.
+        epochs: rows of metrics.csv.
+    """
+
+    source: Path
+    kind: str
+    names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+    event: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    threshold: float
+    point_source: str
+    split: str
+    normal_hours: float | None = None
+    clip_seconds: float | None = None
+    prevalence: float | None = None
+    notes: tuple[str, ...] = ()
+    baselines: tuple[Contender, ...] = ()
+    clips: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    audit: Mapping[str, Any] = field(default_factory=dict)
+    epochs: Sequence[Mapping[str, str]] = ()
+
+    @property
+    def repeats(self) -> int:
+        """How many times each clip was scored, by models of other folds."""
+        return len(self.probabilities)
+
+    @property
+    def event_indices(self) -> tuple[int, ...]:
+        """Columns whose sum is the event probability."""
+        return tuple(self.classes.index(name) for name in self.event)
+
+    @property
+    def is_event(self) -> NDArray[np.bool_]:
+        """Which clips show the event, bool ``(N,)``."""
+        found: NDArray[np.bool_] = np.isin(self.labels, list(self.event_indices))
+        return found
+
+    @property
+    def event_scores(self) -> NDArray[np.float64]:
+        """Event probabilities, float64 ``(R, N)``."""
+        scores: NDArray[np.float64] = self.probabilities[..., list(self.event_indices)].sum(-1)
+        return scores
+
+
+def read_evaluated(source: Path, told: Told | None = None) -> Evaluated:
+    """Reads what was evaluated.
+
+    Args:
+        source: a run folder, a folder of ``tillwatch crossval``, one below a run's ``evaluations``, or a table
+            ``path,label,[group],[split],p_<class>,...``.
+        told: what to believe instead of what stands there.
+
+    Raises:
+        RunError: if a folder holds no evaluation.
+        DataError: if its predictions cannot be used.
+        ConfigError: if the event is none of the classes, or nothing settles it.
+    """
+    told = told or Told()
+    if source.is_dir():
+        return _of_folder(source, told)
+    if not source.exists():
+        raise RunError(f"{source} does not exist; give a run folder or a predictions.csv.")
+    return _of_table(source, told)
+
+
+def _of_folder(folder: Path, told: Told) -> Evaluated:
+    record = _json(folder / "evaluation.json")
+    if not record or not (folder / PREDICTIONS_CSV).is_file():
+        raise RunError(
+            f"{folder} holds no evaluation (evaluation.json and predictions.csv); give a run folder or a table."
+        )
+    crossval = _yaml(folder / "crossval.yaml")
+    run = folder.parent.parent if folder.parent.name == "evaluations" else folder
+    split = str(record.get("split", "test"))
+    rows = read_rows(folder / PREDICTIONS_CSV)
+    if not crossval and split != "all":
+        rows = [row for row in rows if row.get("split") == split]
+    first, probabilities = _repeats(rows, folder / PREDICTIONS_CSV)
+    event = choose_event(first.classes, told.event or _names(record.get("event")))
+    clips = _clips(folder / "folds" / "1" if crossval else run)
+    settings = crossval or _yaml(run / "config.yaml")
+    threshold, source = _point(record, told)
+    normal = [name for name, label in zip(first.names, first.labels, strict=True) if first.classes[label] not in event]
+    return Evaluated(
+        source=folder,
+        kind="crossval" if crossval else "run" if run == folder else "evaluation",
+        names=first.names,
+        labels=first.labels,
+        groups=first.groups,
+        classes=first.classes,
+        event=event,
+        probabilities=probabilities,
+        threshold=threshold,
+        point_source=source,
+        split=split,
+        normal_hours=_hours(record, clips, normal, event, told.normal_hours),
+        clip_seconds=_mean(_seconds(clips, first.names)),
+        prevalence=settings.get("prevalence"),
+        notes=tuple(map(str, record.get("notes", ()))),
+        baselines=_baselines(folder / BASELINES_CSV, first),
+        clips=clips,
+        record=record,
+        model=_json(run / "model.json"),
+        settings=settings,
+        audit=_json(run / "audit.json"),
+        epochs=_rows(run / "metrics.csv"),
+    )
+
+
+def _of_table(path: Path, told: Told) -> Evaluated:
+    rows = read_rows(path)
+    first, probabilities = _repeats(rows, path, one_class_ok=False)
+    event = choose_event(first.classes, told.event)
+    splits = np.array(first.splits)
+    wanted = splits == "test" if (splits == "test").any() else np.ones(len(splits), bool)
+    notes = []
+    if not wanted.all():
+        notes.append(f"{int((~wanted).sum())} clips of other splits than test are left out of every figure.")
+    is_event = np.isin(first.labels, [first.classes.index(name) for name in event])
+    scores = probabilities[..., [first.classes.index(name) for name in event]].sum(-1)
+    threshold, source = 0.5, "default, not chosen on data"
+    if told.threshold is not None:
+        threshold, source = told.threshold, "given with --threshold"
+    elif (chosen := splits == "validation").any() and len(set(is_event[chosen])) == 2:
+        choice = choose_threshold(scores[0, chosen], is_event[chosen])
+        threshold, source = choice.threshold, choice.source
+    hours = told.normal_hours
+    if hours is not None and (~is_event).any():
+        hours *= float((~is_event & wanted).sum() / (~is_event).sum())
+    return Evaluated(
+        source=path,
+        kind="table",
+        names=tuple(np.array(first.names, dtype=object)[wanted]),
+        labels=first.labels[wanted],
+        groups=tuple(np.array(first.groups, dtype=object)[wanted]),
+        classes=first.classes,
+        event=event,
+        probabilities=probabilities[:, wanted],
+        threshold=threshold,
+        point_source=source,
+        split="test" if (splits == "test").any() else "all",
+        normal_hours=hours,
+        notes=tuple(notes),
+    )
+
+
+def _repeats(
+    rows: Sequence[Mapping[str, str]], path: Path, *, one_class_ok: bool = True
+) -> tuple[Predictions, NDArray[np.float64]]:
+    """Returns the clips that stand in each repeat, in the order of the first, and their scores ``(R, N, classes)``."""
+    numbers = dict.fromkeys(row.get("repeat", "") for row in rows)
+    several = [
+        predictions_of([row for row in rows if row.get("repeat", "") == number], path, one_class_ok=one_class_ok)
+        for number in numbers
+    ] or [predictions_of(rows, path)]
+    first = several[0]
+    places = [{name: place for place, name in enumerate(one.names)} for one in several]
+    kept = [place for place, name in enumerate(first.names) if all(name in of for of in places)]
+    if not kept:
+        raise DataError(f"{path}: no clip stands in each of the {len(several)} repeats.")
+    taken = Predictions(
+        names=tuple(first.names[place] for place in kept),
+        labels=first.labels[kept],
+        groups=tuple(first.groups[place] for place in kept),
+        splits=tuple(first.splits[place] for place in kept),
+        classes=first.classes,
+        probabilities=first.probabilities[kept],
+    )
+    scores = [one.probabilities[[of[name] for name in taken.names]] for one, of in zip(several, places, strict=True)]
+    return taken, np.stack(scores)
+
+
+def _baselines(path: Path, first: Predictions) -> tuple[Contender, ...]:
+    """Reads the baselines that scored every one of the clips; another set would be no comparison."""
+    found = []
+    rows = _rows(path)
+    for name in dict.fromkeys(row.get("baseline", "") for row in rows):
+        try:
+            own, scores = _repeats([row for row in rows if row.get("baseline") == name], path)
+        except DataError:
+            continue
+        places = {clip: place for place, clip in enumerate(own.names)}
+        if own.classes == first.classes and all(clip in places for clip in first.names):
+            found.append(Contender(name=name, probabilities=scores[:, [places[clip] for clip in first.names]]))
+    return tuple(found)
+
+
+def _point(record: Mapping[str, Any], told: Told) -> tuple[float, str]:
+    if told.threshold is not None:
+        return told.threshold, "given with --threshold"
+    point = record.get("operating_point")
+    if isinstance(point, Mapping) and isinstance(point.get("threshold"), int | float):
+        return float(point["threshold"]), str(point.get("source", "not told"))
+    return 0.5, "default, not chosen on data"
+
+
+def _hours(
+    record: Mapping[str, Any],
+    clips: Mapping[str, Mapping[str, str]],
+    normal: Sequence[str],
+    event: Sequence[str],
+    told: float | None,
+) -> float | None:
+    """Returns the hours that normal clips stand for: their share of those told, those of the record, their lengths."""
+    if told is not None:
+        everything = sum(row["label"] not in event for row in clips.values()) or len(normal)
+        return told * min(1.0, len(normal) / everything) if normal else None
+    alarms = ((record.get("summary") or {}).get("at_point") or {}).get("alarms") or {}
+    if alarms.get("hours"):
+        return float(alarms["hours"])
+    seconds = _seconds(clips, normal)
+    return sum(seconds) / 3600 if seconds else None
+
+
+def _seconds(clips: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> list[float]:
+    """Returns the lengths of clips; none unless all are known."""
+    told = [clips.get(name, {}).get("seconds") for name in names]
+    try:
+        return [float(seconds or "") for seconds in told]
+    except ValueError:
+        return []
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _names(value: object) -> list[str] | None:
+    return [str(name) for name in value] if isinstance(value, list) and value else None
+
+
+def _clips(run: Path) -> dict[str, Mapping[str, str]]:
+    return {row["path"]: row for row in _rows(run / "clips.csv") if row.get("path") and row.get("split")}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        return read_csv(path)
+    except (OSError, ValueError):
+        return []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it holds no JSON object")
+        return data
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({one_line(error)}).") from None
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RunError(f"{path} is damaged ({one_line(error)}).") from None
+    return data if isinstance(data, dict) else {}
