@@ -150,7 +150,8 @@ def changed(frames: NDArray[np.uint8], kind: str) -> NDArray[np.uint8]:
         pictures = (
             av.VideoFrame.from_ndarray(one).reformat(width, height, "rgb24", interpolation="BICUBIC") for one in frames
         )
-        return np.stack([picture.to_ndarray() for picture in pictures])
+        smaller: NDArray[np.uint8] = np.stack([picture.to_ndarray() for picture in pictures])
+        return smaller
     if kind == "trimmed":
         return frames[len(frames) // 4 : len(frames) - len(frames) // 6]
     if kind == "mirrored":

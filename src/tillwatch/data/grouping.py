@@ -214,8 +214,8 @@ def _by_recording(
             )
     groups = _named(_united(names, always), "footage")
     how = (
-        f"{one_place[0].upper()}{one_place[1:]}, and neither names nor times tell recordings apart: each clip is its own "
-        "group, copies and clips that overlap in time aside. Name groups in clips.csv or with --group-pattern."
+        f"{one_place[0].upper()}{one_place[1:]}, and neither names nor times tell recordings apart: each clip is its "
+        "own group, copies and clips that overlap in time aside. Name groups in clips.csv or with --group-pattern."
     )
     source = "inferred from recordings" if always else "none"
     return Grouping(groups=groups, source=source, how=how, claim=CLAIMS["unknown"], scenes=scenes)
