@@ -18,9 +18,10 @@ from tillwatch.data.grouping import Grouping
 Severity = Literal["problem", "warning", "note"]
 
 _BLACK = 24  # grey levels: 99 of 100 pixels of a black clip are darker
-_SAME = 0.2  # grey levels of mean difference below which two frames are the same
+_SAME = 2  # grey levels that two coded pictures of one frame may differ by
 _FROZEN_S = 1.0  # of the same frame, at least
 _FROZEN_SHARE = 0.5  # and of the clip
+_NAMED = 5  # clips of a scene
 _SHORT_SHARE = 0.25  # of the usual length
 
 
@@ -98,7 +99,7 @@ def still_share(frames: NDArray[np.uint8]) -> float:
     """Returns the share of a clip, uint8 ``(T, H, W)``, that its longest row of equal frames makes up."""
     if len(frames) < 2:
         return 0.0
-    same = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean((1, 2)) < _SAME
+    same = np.abs(np.diff(frames.astype(np.int16), axis=0)).max((1, 2)) <= _SAME
     longest = run = 0
     for equal in same.tolist():
         run = run + 1 if equal else 0
@@ -173,7 +174,8 @@ def _scenes(clips: Sequence[Clip], scenes: Sequence[Sequence[str]]) -> Iterator[
     for names in scenes:
         classes = Counter(labels[name] for name in names)
         counted = ", ".join(f"{label} {count}" for label, count in classes.most_common())
-        text = f"{len(names)} clips show one scene ({counted}): {count_and_names(names)}."
+        few = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        text = f"{len(names)} clips show one scene ({counted}): {few}."
         yield Finding(kind="shared scene", severity="note", text=text, clips=tuple(names))
 
 

@@ -22,8 +22,10 @@ _LAG_S = 0.2  # over which change is looked at
 _CELLS = 16  # each way, of a picture of change
 _PROBES = 6  # a clip
 _CANDIDATE = 0.6  # likeness of two pictures of change
-_SAME_CHANGE = 0.7  # likeness of all change in the time that two clips share
-_SAME_PICTURE = 0.6  # likeness of the pictures in that time
+_SAME_CHANGE = 0.85  # likeness of all change in the time that two clips share
+_SAME_PICTURE = 0.955  # likeness of the pictures in that time; two films of one till reach 0.96 for a moment,
+_SAME_MOMENT = 0.975  # so that less than this must be more alike
+_MOMENT_S = 1.2
 _LEAST_OVERLAP_S = 0.5
 _STILL = 0.3  # grey levels: root mean square of change below which it is noise
 _BLOCK = 2048  # rows of a product of matrices
@@ -55,12 +57,12 @@ class Copy:
 
 @dataclass(frozen=True)
 class _Motion:
-    """Change and pictures of a clip over time: unit rows, and how large the change was."""
+    """What changes in a clip over time, and how much."""
 
     times: NDArray[np.float64]
     change: Matrix  # (T, 256), grey levels over the clip's contrast
-    pictures: Matrix  # (T, 1024), unit rows of local contrast
     strength: NDArray[np.float64]  # (T,), root mean square of change, grey levels
+    frames: NDArray[np.uint8]  # (T, 32, 32)
 
 
 def find_copies(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> list[Copy]:
@@ -81,7 +83,7 @@ def find_copies(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> lis
             continue
         first = _motion(taken[a].frames[:, :, ::-1], taken[a].times) if mirrored else motions[a]
         shared = max((_compare(first, motions[b], offset) for offset in offsets), key=lambda one: one.likeness)
-        if shared.likeness >= _SAME_CHANGE and shared.alike >= _SAME_PICTURE:
+        if _is_same(shared):
             found.add(frozenset((known[a].name, known[b].name)))
             near.append(_describe((known[a], known[b]), (taken[a], taken[b]), shared, mirrored))
     return [*exact, *near]
@@ -108,9 +110,8 @@ def _motion(frames: NDArray[np.uint8], times: NDArray[np.float64]) -> _Motion:
     for row in range(len(grey) - lag):
         small = cv2.resize(grey[row + lag] - grey[row], (_CELLS, _CELLS), interpolation=cv2.INTER_AREA)
         change[row] = (small - small.mean()).ravel()  # light that changes as a whole is no motion
-    pictures = unit_rows(np.stack([local_contrast(np.ascontiguousarray(frame)).ravel() for frame in grey]))
     strength = np.sqrt((change.astype(np.float64) ** 2).mean(1))
-    return _Motion(times[: len(change)], (change / contrast).astype(np.float32), pictures[: len(change)], strength)
+    return _Motion(times[: len(change)], (change / contrast).astype(np.float32), strength, frames[: len(change)])
 
 
 def _candidates(motions: Sequence[_Motion]) -> dict[tuple[int, int, bool], set[float]]:
@@ -188,8 +189,19 @@ def _compare(a: _Motion, b: _Motion, offset: float) -> _Shared:
         return _Shared(0.0, 0.0, seconds, (0.0, 0.0))
     ours, theirs = a.change[rows][moving].astype(np.float64), b.change[others][moving].astype(np.float64)
     likeness = float((ours * theirs).sum() / (np.sqrt((ours**2).sum() * (theirs**2).sum()) + 1e-9))
-    alike = float((a.pictures[rows] * b.pictures[others]).sum(1).mean())
+    alike = float((_pictures(a.frames[rows]) * _pictures(b.frames[others])).sum(1).mean())
     return _Shared(likeness, alike, seconds, (float(a.times[rows[0]]), float(b.times[others[0]])))
+
+
+def _pictures(frames: NDArray[np.uint8]) -> Matrix:
+    """Returns frames as unit rows of local contrast, float32 ``(T, 1024)``."""
+    grey = np.ascontiguousarray(frames, dtype=np.float32)
+    return unit_rows(np.stack([local_contrast(frame).ravel() for frame in grey]))
+
+
+def _is_same(shared: _Shared) -> bool:
+    alike = _SAME_PICTURE if shared.seconds >= _MOMENT_S else _SAME_MOMENT
+    return shared.likeness >= _SAME_CHANGE and shared.alike >= alike
 
 
 def _describe(

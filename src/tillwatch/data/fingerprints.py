@@ -28,10 +28,10 @@ from tillwatch.errors import ClipError, one_line
 SIDE = 32  # pixels each way of the frames kept
 SCENE_SIDE = 64  # and of the background
 
-_FPS = 15.0  # frames kept a second, at most
+_FPS = 30.0  # frames kept a second, at most
 _MOST_FRAMES = 240  # a clip
 _ASSUMED_FPS = 10.0  # of a frame folder whose rate nobody knows
-_KEPT_AS = "fingerprint 1"  # another number wherever what is kept changes
+_KEPT_AS = "fingerprint 2"  # another number wherever what is kept changes
 _READING = Reading(num_frames=1, resize=(SCENE_SIDE, SCENE_SIDE))
 
 
@@ -40,7 +40,7 @@ class Fingerprint:
     """A clip at a small size.
 
     Attributes:
-        frames: grey, squeezed, uint8 ``(T, 32, 32)``, at most 15 a second.
+        frames: grey, squeezed, uint8 ``(T, 32, 32)``, at most 30 a second and 240 in all.
         times: of these frames, seconds from the first, float64 ``(T,)``.
         background: median of its frames over time, float32 ``(64, 64)``.
         width, height: of the source's pictures.

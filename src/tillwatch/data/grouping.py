@@ -66,7 +66,7 @@ CLAIMS: dict[ClaimKind, Claim] = {
         ),
         Claim(
             kind="unknown",
-            can="How the model does on other clips cut from the same recordings as these, if they were.",
+            can="How the model does on other clips of the same recordings.",
             cannot="How it does on recordings, days or cameras that it has not seen: nothing tells which clips share a "
             "source, so the figures may flatter.",
         ),

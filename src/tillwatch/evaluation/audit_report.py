@@ -15,7 +15,7 @@ from tillwatch.evaluation.confounds import Cue
 
 AUDIT_JSON = "audit.json"
 
-_SHOWN = 40  # findings of a kind in the text; --json and --html have all
+_SHOWN = 20  # findings of a kind in the text; --json and --html have all
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,6 +107,7 @@ def audit_folder(
     *,
     num_frames: int = 16,
     workers: int = 0,
+    store: ClipStore | None = None,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> Audited:
     """Audits class folders of clips; one class alone has no event and no cues.
@@ -115,7 +116,7 @@ def audit_folder(
         data: class folders of frame folders or videos.
         config: classes, event, frames, groups.
         num_frames: that a clip should have.
-        workers, on_clip: as :func:`audit_catalog`.
+        workers, store, on_clip: as :func:`audit_catalog`.
 
     Raises:
         ConfigError, DataError: if the data cannot be used.
@@ -130,4 +131,4 @@ def audit_folder(
     catalog = look_into(
         search, num_frames=num_frames, step=step, short=config.short, group_pattern=config.group_pattern
     )
-    return audit_catalog(catalog, event, config, num_frames=num_frames, workers=workers, on_clip=on_clip)
+    return audit_catalog(catalog, event, config, num_frames=num_frames, workers=workers, store=store, on_clip=on_clip)
