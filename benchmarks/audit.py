@@ -165,7 +165,8 @@ def read(path: Path) -> tuple[NDArray[np.uint8], Fraction]:
     """Returns all frames and their rate."""
     with av.open(str(path)) as container:
         rate = container.streams.video[0].average_rate
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]), Fraction(rate or 25)
+        frames: NDArray[np.uint8] = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    return frames, Fraction(rate or 25)
 
 
 def write(frames: NDArray[np.uint8], rate: Fraction, path: Path, crf: str) -> None:

@@ -49,8 +49,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 films[name] = render_clip(camera, label, 10 * number + CLASSES.index(label))
                 write_video(films[name], root / name)
     for (name, frames), (kind, change) in zip(films.items(), COPIES.items(), strict=False):
-        options = {"crf": "35"} if kind == "re-encoded" else {}
-        write_video(np.ascontiguousarray(change(frames)), root / f"{name.split('/')[0]}/copy_{kind}.mp4", **options)
+        crf = "35" if kind == "re-encoded" else "20"
+        write_video(np.ascontiguousarray(change(frames)), root / f"{name.split('/')[0]}/copy_{kind}.mp4", crf=crf)
     shutil.copy(root / list(films)[-1], root / CLASSES[0] / "copy_exact.mp4")
     return root
 

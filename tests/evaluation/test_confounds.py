@@ -41,7 +41,7 @@ def test_a_cue_of_groups_is_no_cue_of_the_class() -> None:
     rng = np.random.default_rng(3)
     group = np.arange(160) // 8
     is_event = (rng.random(20) < 0.5)[group] ^ (rng.random(160) < 0.1)
-    brightness = rng.permutation(20)[group] * 10.0
+    brightness = (rng.permutation(20)[group] * 10).astype(np.float64)
     (cue,) = measure_cues({"brightness": brightness}, is_event, [str(one) for one in group])
     assert not cue.flagged
     (leaking,) = measure_cues({"brightness": brightness}, is_event, [str(one) for one in range(160)])
