@@ -157,7 +157,8 @@ def changed(frames: NDArray[np.uint8], kind: str) -> NDArray[np.uint8]:
     if kind == "mirrored":
         return np.ascontiguousarray(frames[:, :, ::-1])
     if kind == "brightened":
-        return np.clip(frames * 1.15 + 25, 0, 255).astype(np.uint8)
+        brighter: NDArray[np.uint8] = np.clip(frames * 1.15 + 25, 0, 255).astype(np.uint8)
+        return brighter
     return frames
 
 
