@@ -26,6 +26,8 @@ _SAME_CHANGE = 0.85  # likeness of all change in the time that two clips share
 _SAME_PICTURE = 0.955  # likeness of the pictures in that time; two films of one till reach 0.96 for a moment,
 _SAME_MOMENT = 0.975  # so that less than this must be more alike
 _MOMENT_S = 1.2
+_SAME_STILL = 0.999  # where little moves, coding changes much of it and the picture hardly
+_SAME_STILL_CHANGE = 0.5
 _LEAST_OVERLAP_S = 0.5
 _STILL = 0.3  # grey levels: root mean square of change below which it is noise
 _BLOCK = 2048  # rows of a product of matrices
@@ -201,7 +203,8 @@ def _pictures(frames: NDArray[np.uint8]) -> Matrix:
 
 def _is_same(shared: _Shared) -> bool:
     alike = _SAME_PICTURE if shared.seconds >= _MOMENT_S else _SAME_MOMENT
-    return shared.likeness >= _SAME_CHANGE and shared.alike >= alike
+    still = shared.alike >= _SAME_STILL and shared.likeness >= _SAME_STILL_CHANGE
+    return still or (shared.likeness >= _SAME_CHANGE and shared.alike >= alike)
 
 
 def _describe(
