@@ -153,6 +153,67 @@ def crossval(
 
 
 @app.command
+def audit(
+    data: Path,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    html: Path | None = None,
+    classes: Names | None = None,
+    event: Names | None = None,
+    num_frames: Whole = 16,
+    every: MaybeWhole = None,
+    fps: float | None = None,
+    short: Literal["repeat", "skip", "error"] = "repeat",
+    groups: Literal["auto", "file", "pattern", "none"] = "auto",
+    group_pattern: str | None = None,
+    workers: Annotated[int | None, Parameter(help="Clips at a time; one per core unless given.")] = None,
+) -> None:
+    """Look for what spoils a data set: damage, copies, shared scenes, and cues that give the class away.
+
+    Args:
+        data: folder with one folder of clips (frame folders or videos) for each class.
+        as_json: print JSON, as train writes it to RUN/audit.json.
+        html: also write a page to this file.
+        classes: class folders to use; all of them unless given.
+        event: the classes worth an alarm.
+        num_frames: that a clip should have, at least.
+        every: take every k-th frame of the source.
+        fps: take frames at about this rate instead.
+        short: clips with fewer frames than that, as train treats them.
+        groups: auto takes those given, else infers them; file, pattern and none insist.
+        group_pattern: regular expression on a clip's name; what it matches is the clip's group.
+    """
+    from tillwatch.data.store import ClipStore, default_store_folder
+    from tillwatch.files import write_text
+    from tillwatch.training.auditing import audit_folder
+    from tillwatch.training.runlog import RunLog
+
+    _at_least_one("--num-frames", num_frames)
+    if workers is not None:
+        _at_least_one("--workers", workers)
+    if html is not None and (html.is_dir() or not html.parent.is_dir()):
+        raise ConfigError(f"--html {html} must be a file in a folder that exists.")
+    config = TrainConfig(
+        classes=classes, event=event, every=every, fps=fps, short=short, groups=groups, group_pattern=group_pattern
+    )
+    log = RunLog()
+    with log.progress("looking at clips") as on_clip:
+        store = ClipStore(default_store_folder())
+        audited = audit_folder(data, config, num_frames=num_frames, workers=workers or 0, store=store, on_clip=on_clip)
+    report = audited.report
+    if html is not None:
+        write_text(html, report.page(f"Audit of {data}"))
+    if as_json:
+        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for note in (*audited.catalog.notes, *audited.notes):
+        log.note(note)
+    for line in report.lines():
+        log.say(line)
+    log.say(f"looked at {report.clips} clips in {audited.seconds:.1f} s" + (f"; a page is in {html}" if html else ""))
+
+
+@app.command
 def labels(run: Path, *, top: Whole = 20) -> None:
     """Rank the clips of a cross-validation by how little their label fits: the first are likely mislabelled.
 

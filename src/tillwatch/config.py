@@ -57,6 +57,8 @@ class TrainConfig:
         normalize: subtract the mean and divide by the deviation that the weights were trained with.
         short: clips with fewer frames than wanted: repeat frames, skip the clip, or error.
         max_skipped: share of damaged clips over which training does not start (three are always allowed).
+        groups: auto takes those of --group-pattern or clips.csv, else infers them from scenes, recordings and copies;
+            file, pattern and none insist.
         group_pattern: regular expression on a clip's name; what it matches is the clip's group.
         split_file: a run's clips.csv whose split is used again.
         hold_out: keep 30 % of the clips, by group, out of training to measure on.
@@ -101,6 +103,7 @@ class TrainConfig:
     normalize: bool = True
     short: Literal["repeat", "skip", "error"] = "repeat"
     max_skipped: float = 0.05
+    groups: Literal["auto", "file", "pattern", "none"] = "auto"
     group_pattern: str | None = None
     split_file: Path | None = None
     hold_out: bool = True

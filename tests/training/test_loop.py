@@ -29,6 +29,7 @@ from tillwatch.training.probe import FeatureBatch
 Config = Callable[..., TrainConfig]
 
 RUN_FILES = {
+    "audit.json",
     "baselines.csv",
     "baselines.json",
     "checkpoints/best.pth",
@@ -287,7 +288,7 @@ def test_too_few_groups_of_a_class_are_refused(tmp_path: Path, make_frames: Any,
     root = tmp_path / "data"
     for label, count in (("theft", 2), ("normal", 6)):
         for number in range(count):
-            make_frames(root / label / f"{number}", num_frames=4)
+            make_frames(root / label / f"{number}", num_frames=4, seed=10 * count + number)
     with pytest.raises(DataError, match=r"'theft'.*2 groups.*at least 3 groups"):
         train(root, tmp_path / "run", tiny_config())
 

@@ -23,6 +23,12 @@ from tillwatch.files import read_csv
 
 CLIPS_CSV = "clips.csv"
 
+#: Said where nobody named any group.
+OWN_GROUPS = (
+    "nothing says which clips share a source, so each is its own group: if several were cut from one "
+    "video, camera or day, the figures will flatter. Name groups in clips.csv or with --group-pattern."
+)
+
 _NAMED_AT_MOST = 10
 _LONGEST_NAME = 1000  # file systems allow less
 _OPENED_AT_ONCE = 64  # clips, at most, that a thread takes at a time
@@ -499,10 +505,7 @@ def _assign_groups(
         groups = {name: row["group"] for name, row in rows.items() if row.get("group")}
     alone = [clip.name for clip in clips if clip.name not in groups]
     if clips and len(alone) == len(clips):
-        notes.append(
-            "nothing says which clips share a source, so each is its own group: if several were cut from one "
-            "video, camera or day, the figures will flatter. Name groups in clips.csv or with --group-pattern."
-        )
+        notes.append(OWN_GROUPS)
     elif alone:
         where = CLIPS_CSV if group_pattern is None else "--group-pattern"
         notes.append(f"{count_and_names(alone)} named no group by {where}: each is its own group.")

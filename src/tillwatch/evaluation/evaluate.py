@@ -19,6 +19,7 @@ from tillwatch.data.provenance import check_region
 from tillwatch.data.splits import SIDES
 from tillwatch.data.store import ClipStore
 from tillwatch.errors import DataError, RunError, one_line
+from tillwatch.evaluation.audit_report import read_claim
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
@@ -158,6 +159,9 @@ def write_evaluation(
         "model_sha256": classifier.sha256,
         "precision": "fp32",
     }
+    # A model evaluated on what it was trained on claims nothing of others.
+    if split in ("validation", "test") and (claim := read_claim(folder)) is not None:
+        record["claim"] = claim
     head = "".join(f"{note}\n" for note in notes)
     write_text(folder / "classification_report.txt", f"{head}{metrics.report_text}")
     write_json(folder / "evaluation.json", record)

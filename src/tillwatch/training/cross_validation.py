@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from tillwatch.config import TrainConfig, flag, to_yaml
 from tillwatch.data.catalog import Clip
 from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, RunError, one_line
+from tillwatch.evaluation.audit_report import AUDIT_JSON
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.evaluation.publish import publish_or_say_why
 from tillwatch.evaluation.report import REPORT_HTML
@@ -114,6 +115,7 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
         settings = replace(config, split_file=split_file, seed=config.seed + repeat, overwrite=False)
         train(data, run, settings, log, divide_groups=folds.grouping == "random")
         write_text(_mark(out, number), "")
+    write_json(out / AUDIT_JSON, job.audit.to_json())
     result = _collect(out, folds, job)
     publish_or_say_why(out, log.note, clips=job.catalog.clips)
     if folds.final:
@@ -173,7 +175,7 @@ def _claim(
     try:
         for name in ("folds", "splits", "final"):
             shutil.rmtree(out / name, ignore_errors=True)
-        for name in ("predictions.csv", "evaluation.json", BASELINES_CSV, REPORT_HTML):
+        for name in ("predictions.csv", "evaluation.json", AUDIT_JSON, BASELINES_CSV, REPORT_HTML):
             (out / name).unlink(missing_ok=True)
         (out / "splits").mkdir(parents=True)
         (out / "folds").mkdir()
@@ -214,6 +216,7 @@ def _collect(out: Path, folds: Folds, job: Job) -> OutOfFold:
         "split": "out of fold",
         "notes": [LEAKS] if folds.grouping == "random" else [],
         "grouping": folds.grouping,
+        **({} if folds.grouping == "random" else {"claim": asdict(job.audit.claim)}),
         "clips": len({row["path"] for row in rows}),
         "groups": len({row["group"] for row in rows}),
         "event": list(job.spec.event),

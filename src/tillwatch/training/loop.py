@@ -22,9 +22,10 @@ from tillwatch.config import TrainConfig, to_yaml
 from tillwatch.data.catalog import CLIPS_CSV, Skip
 from tillwatch.data.sampler import derive_seed
 from tillwatch.errors import DataError
+from tillwatch.evaluation.audit_report import AUDIT_JSON
 from tillwatch.evaluation.evaluate import Evaluation
 from tillwatch.evaluation.metrics import balanced_accuracy
-from tillwatch.files import write_text
+from tillwatch.files import write_json, write_text
 from tillwatch.models.backbones import KINETICS, build_model
 from tillwatch.models.memory import keep_freed_memory
 from tillwatch.models.precision import PrecisionName, lay_out
@@ -81,6 +82,7 @@ def train(
         claim_run_folder(out)
         write_text(out / "config.yaml", to_yaml(resolved(config, job), data.resolve(), out))
         write_clips(out / CLIPS_CSV, job)
+        write_json(out / AUDIT_JSON, job.audit.to_json())
         try:
             if config.freeze == "backbone":
                 head, feed, skipped = head_on_features(network, job, config, log)

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event, draft_for
 from tillwatch.config import TrainConfig, default_workers
-from tillwatch.data.catalog import Catalog, Clip, Search, look_into, search_folder, too_many_skipped
+from tillwatch.data.catalog import OWN_GROUPS, Catalog, Clip, Search, look_into, search_folder, too_many_skipped
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.splits import missing_classes, read_split_file, split_clips
 from tillwatch.data.store import ClipStore, default_store_folder
 from tillwatch.errors import ConfigError, DataError
+from tillwatch.evaluation.audit_report import AuditReport
 from tillwatch.models.backbones import KINETICS, backbone, check_input_size, fetch_kinetics
 from tillwatch.models.precision import Precision, PrecisionName, check_compiler, choose_precision
 from tillwatch.models.saved import choose_device
+from tillwatch.training.auditing import Audited, audit_catalog, check_groups
 from tillwatch.training.runlog import RunLog
 
 
@@ -44,6 +46,7 @@ class Job:
         device, precision: where and how, "cpu" or "cuda", "fp32", "bf16" or "fp16".
         workers: processes that read clips.
         store: keeps decoded clips; None decodes them each time.
+        audit: what the audit says of the clips, written as audit.json.
         early: what the first epochs train on instead; None if all train on the full size.
     """
 
@@ -53,6 +56,7 @@ class Job:
     device: str
     precision: PrecisionName
     workers: int
+    audit: AuditReport
     store: ClipStore | None = None
     early: Early | None = None
 
@@ -87,6 +91,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
             "in a second class folder."
         )
     event = choose_event(search.classes, config.event)
+    check_groups(search, config)
     if config.weights == KINETICS:
         fetch_kinetics(config.arch)
     elif config.weights != "none" and not Path(config.weights).exists():
@@ -98,7 +103,8 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
         search, num_frames=num_frames, step=step, short=config.short, group_pattern=config.group_pattern
     )
     for note in catalog.notes:
-        log.note(note)
+        if note != OWN_GROUPS:
+            log.note(note)
     for skip in (*catalog.skipped, *catalog.too_short):
         log.note(f"{skip.name} left out: {skip.reason}.")
     if refusal := too_many_skipped(catalog, config.max_skipped):
@@ -106,6 +112,9 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
     for label, count in catalog.class_counts.items():
         if not count:
             raise DataError(f"no clip of {label!r} can be used; each was left out for the reason given above.")
+    store = _store(config)
+    audited = _audit(catalog, event, config, num_frames, store, log)
+    catalog = audited.catalog
     sides = _split(catalog, config, log, divide_groups)
     known = backbone(config.arch)
     learnt_from = [clip for clip in catalog.clips if sides[clip.name] == "train"]
@@ -133,7 +142,6 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
     log.say(f"precision {precision.name}: {precision.why}")
     if early is not None:
         log.say(f"the first {early.epochs} epochs on {early.num_frames} x {early.crop[0]} x {early.crop[1]}")
-    store = _store(config)
     if store is not None:
         gigabytes = len(catalog.clips) * num_frames * resize[0] * resize[1] * 3 / 1e9
         log.say(f"decoded clips are kept in {store.folder}, up to {gigabytes:.1f} GB (tillwatch cache; --no-cache)")
@@ -144,6 +152,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
         device=device,
         precision=precision.name,
         workers=default_workers() if config.workers is None else config.workers,
+        audit=audited.report,
         store=store,
         early=early,
     )
@@ -209,6 +218,26 @@ def _early(config: TrainConfig, num_frames: int, crop: Size) -> Early | None:
 
 def _store(config: TrainConfig) -> ClipStore | None:
     return ClipStore(config.cache_folder or default_store_folder()) if config.cache else None
+
+
+def _audit(
+    catalog: Catalog, event: tuple[str, ...], config: TrainConfig, num_frames: int, store: ClipStore | None, log: RunLog
+) -> Audited:
+    """Audits the clips before the split, and says what it found of copies, groups and cues."""
+    with log.progress("looking for copies and scenes") as on_clip:
+        audited = audit_catalog(catalog, event, config, num_frames=num_frames, store=store, on_clip=on_clip)
+    for note in audited.notes:
+        log.note(note)
+    report = audited.report
+    for finding in report.findings:
+        if finding.severity == "problem" and finding.kind != "damaged":
+            log.note(finding.text)
+    kinds = Counter(finding.kind for finding in report.findings)
+    found = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or "nothing to say"
+    log.say(f"audit of {report.clips} clips in {audited.seconds:.1f} s: {found} (audit.json)")
+    if config.hold_out:
+        log.say(f"what the score can claim: {report.claim.can} What it cannot: {report.claim.cannot}")
+    return audited
 
 
 def _choose_step(config: TrainConfig, search: Search, extraction: Extraction | None, log: RunLog) -> FrameStep:

@@ -14,6 +14,7 @@ from tillwatch.files import read_csv, write_csv
 from tillwatch.training.prepare import Job
 
 RUN_FILES = (
+    "audit.json",
     "baselines.csv",
     "baselines.json",
     "classification_report.txt",

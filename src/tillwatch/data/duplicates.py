@@ -1,0 +1,250 @@
+"""Copies of one footage: the same bytes, or the same motion before the same scene.
+
+What changes from frame to frame tells footage apart even where one camera sees everything: a few probes of each clip,
+compared with all frames of all clips by products of matrices, name candidates; each is then compared frame by frame.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tillwatch.data.catalog import Clip
+from tillwatch.data.fingerprints import SIDE, Fingerprint, content_digest
+from tillwatch.data.scenes import local_contrast, unit_rows
+
+_LAG_S = 0.2  # over which change is looked at
+_CELLS = 16  # each way, of a picture of change
+_PROBES = 6  # a clip
+_CANDIDATE = 0.6  # likeness of two pictures of change
+_SAME_CHANGE = 0.85  # likeness of all change in the time that two clips share
+_SAME_PICTURE = 0.955  # likeness of the pictures in that time; two films of one till reach 0.96 for a moment,
+_SAME_MOMENT = 0.975  # so that less than this must be more alike
+_MOMENT_S = 1.2
+_SAME_STILL = 0.999  # where little moves, coding changes much of it and the picture hardly
+_SAME_STILL_CHANGE = 0.5
+_LEAST_OVERLAP_S = 0.5
+_STILL = 0.3  # grey levels: root mean square of change below which it is noise
+_BLOCK = 2048  # rows of a product of matrices
+_PARTNERS = 20  # candidates of a clip that are compared, at most
+
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """Two clips of the same footage.
+
+    Attributes:
+        original, copy: their names. Which is which is a guess: the copy is smaller, shorter or has fewer bytes.
+        exact: whether their files hold the same bytes.
+        transforms: what was done to the copy, as far as it can be told, such as "mirrored" or "trimmed".
+        overlap_s: seconds of footage that they share.
+        original_from_s, copy_from_s: where these begin in each.
+    """
+
+    original: str
+    copy: str
+    exact: bool
+    transforms: tuple[str, ...]
+    overlap_s: float
+    original_from_s: float = 0.0
+    copy_from_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Motion:
+    """What changes in a clip over time, and how much."""
+
+    times: NDArray[np.float64]
+    change: Matrix  # (T, 256), grey levels over the clip's contrast
+    strength: NDArray[np.float64]  # (T,), root mean square of change, grey levels
+    frames: NDArray[np.uint8]  # (T, 32, 32)
+
+
+def find_copies(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> list[Copy]:
+    """Returns the pairs of clips that show the same footage for half a second or more.
+
+    Args:
+        clips: those that have fingerprints are compared.
+        prints: by clip name.
+    """
+    known = [clip for clip in clips if clip.name in prints]
+    exact = list(_exact(known, prints))
+    found = {frozenset((pair.original, pair.copy)) for pair in exact}
+    taken = [prints[clip.name] for clip in known]
+    motions = [_motion(one.frames, one.times) for one in taken]
+    near = []
+    for (a, b, mirrored), offsets in _candidates(motions).items():
+        if frozenset((known[a].name, known[b].name)) in found:
+            continue
+        first = _motion(taken[a].frames[:, :, ::-1], taken[a].times) if mirrored else motions[a]
+        shared = max((_compare(first, motions[b], offset) for offset in offsets), key=lambda one: one.likeness)
+        if _is_same(shared):
+            found.add(frozenset((known[a].name, known[b].name)))
+            near.append(_describe((known[a], known[b]), (taken[a], taken[b]), shared, mirrored))
+    return [*exact, *near]
+
+
+def _exact(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> Iterator[Copy]:
+    by_size: dict[int, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        by_size[prints[clip.name].bytes].append(clip)
+    for several in by_size.values():
+        firsts: dict[str, Clip] = {}
+        for clip in several if len(several) > 1 else ():
+            first = firsts.setdefault(content_digest(clip), clip)
+            if first is not clip:
+                seconds = float(prints[clip.name].times[-1])
+                yield Copy(original=first.name, copy=clip.name, exact=True, transforms=(), overlap_s=seconds)
+
+
+def _motion(frames: NDArray[np.uint8], times: NDArray[np.float64]) -> _Motion:
+    grey = frames.astype(np.float32)
+    lag = max(1, int(np.searchsorted(times, _LAG_S - 1e-6)))
+    change = np.zeros((max(1, len(grey) - lag), _CELLS * _CELLS), np.float32)
+    contrast = grey.std() + 1.0
+    for row in range(len(grey) - lag):
+        small = cv2.resize(grey[row + lag] - grey[row], (_CELLS, _CELLS), interpolation=cv2.INTER_AREA)
+        change[row] = (small - small.mean()).ravel()  # light that changes as a whole is no motion
+    strength = np.sqrt((change.astype(np.float64) ** 2).mean(1))
+    return _Motion(times[: len(change)], (change / contrast).astype(np.float32), strength, frames[: len(change)])
+
+
+def _candidates(motions: Sequence[_Motion]) -> dict[tuple[int, int, bool], set[float]]:
+    """Returns pairs of clips, the first mirrored or not, with the offsets in time at which a probe was found again."""
+    owners = np.concatenate([np.full(len(one.times), index) for index, one in enumerate(motions)])
+    times = np.concatenate([one.times for one in motions])
+    everything = unit_rows(np.concatenate([one.change for one in motions]))
+    starts = np.concatenate([[0], np.cumsum([len(one.times) for one in motions])])
+    probes = np.concatenate([starts[index] + _probes(one) for index, one in enumerate(motions)]).astype(int)
+    found: dict[tuple[int, int, bool], dict[float, float]] = defaultdict(dict)
+    for mirrored in (False, True):
+        rows = everything[probes]
+        if mirrored:
+            rows = rows.reshape(-1, _CELLS, _CELLS)[:, :, ::-1].reshape(len(rows), -1)
+        for start in range(0, len(rows), _BLOCK):
+            likeness = rows[start : start + _BLOCK] @ everything.T
+            for row, column in np.argwhere(likeness > _CANDIDATE).tolist():
+                probe = probes[start + row]
+                a, b = int(owners[probe]), int(owners[column])
+                if a == b:
+                    continue
+                offset = round(float(times[column] - times[probe]), 3)
+                pair = (a, b, mirrored) if a < b else (b, a, mirrored)
+                signed = offset if a < b else -offset
+                known = found[pair]
+                known[signed] = max(known.get(signed, 0.0), float(likeness[row, column]))
+    return _likeliest(found)
+
+
+def _likeliest(
+    found: Mapping[tuple[int, int, bool], Mapping[float, float]],
+) -> dict[tuple[int, int, bool], set[float]]:
+    """Keeps of each clip the partners most like it, and of each pair the offsets most like, so that work is bounded."""
+    ranked = sorted(found, key=lambda pair: -max(found[pair].values()))
+    taken: dict[int, int] = defaultdict(int)
+    kept = {}
+    for pair in ranked:
+        if min(taken[pair[0]], taken[pair[1]]) < _PARTNERS:
+            taken[pair[0]] += 1
+            taken[pair[1]] += 1
+            kept[pair] = set(sorted(found[pair], key=lambda offset: -found[pair][offset])[:5])
+    return kept
+
+
+def _probes(one: _Motion) -> NDArray[np.int64]:
+    """Returns the rows with most change of each of a few equal parts of a clip; none of a part where nothing moves."""
+    parts = np.array_split(np.arange(len(one.times)), min(_PROBES, len(one.times)))
+    rows = np.array([part[np.argmax(one.strength[part])] for part in parts], dtype=np.int64)
+    return rows[one.strength[rows] > _STILL]
+
+
+@dataclass(frozen=True)
+class _Shared:
+    likeness: float  # of change
+    alike: float  # pictures
+    seconds: float
+    starts: tuple[float, float]
+
+
+def _compare(a: _Motion, b: _Motion, offset: float) -> _Shared:
+    """Compares two clips where they overlap when time t of the first is time t + offset of the second."""
+    wanted = a.times + offset
+    places = np.clip(np.searchsorted(b.times, wanted), 1, max(1, len(b.times) - 1))
+    places = np.minimum(places, len(b.times) - 1)
+    before = np.maximum(places - 1, 0)
+    nearest = np.where(np.abs(b.times[before] - wanted) <= np.abs(b.times[places] - wanted), before, places)
+    step = float(max(np.diff(a.times, prepend=a.times[0]).max(), np.diff(b.times, prepend=b.times[0]).max()))
+    rows = np.flatnonzero(np.abs(b.times[nearest] - wanted) <= step / 2 + 1e-6)
+    if not len(rows):
+        return _Shared(0.0, 0.0, 0.0, (0.0, 0.0))
+    others = nearest[rows]
+    seconds = float(a.times[rows[-1]] - a.times[rows[0]]) + step + _LAG_S
+    moving = (a.strength[rows] > _STILL) | (b.strength[others] > _STILL)
+    if seconds < _LEAST_OVERLAP_S or moving.sum() < 3:
+        return _Shared(0.0, 0.0, seconds, (0.0, 0.0))
+    ours, theirs = a.change[rows][moving].astype(np.float64), b.change[others][moving].astype(np.float64)
+    likeness = float((ours * theirs).sum() / (np.sqrt((ours**2).sum() * (theirs**2).sum()) + 1e-9))
+    alike = float((_pictures(a.frames[rows]) * _pictures(b.frames[others])).sum(1).mean())
+    return _Shared(likeness, alike, seconds, (float(a.times[rows[0]]), float(b.times[others[0]])))
+
+
+def _pictures(frames: NDArray[np.uint8]) -> Matrix:
+    """Returns frames as unit rows of local contrast, float32 ``(T, 1024)``."""
+    grey = np.ascontiguousarray(frames, dtype=np.float32)
+    return unit_rows(np.stack([local_contrast(frame).ravel() for frame in grey]))
+
+
+def _is_same(shared: _Shared) -> bool:
+    alike = _SAME_PICTURE if shared.seconds >= _MOMENT_S else _SAME_MOMENT
+    still = shared.alike >= _SAME_STILL and shared.likeness >= _SAME_STILL_CHANGE
+    return still or (shared.likeness >= _SAME_CHANGE and shared.alike >= alike)
+
+
+def _describe(
+    clips: tuple[Clip, Clip], prints: tuple[Fingerprint, Fingerprint], shared: _Shared, mirrored: bool
+) -> Copy:
+    lengths = [float(one.times[-1]) for one in prints]
+    overlap = min(shared.seconds, *lengths)
+    areas = [one.width * one.height for one in prints]
+
+    def worth(index: int) -> tuple[float, int, float, str]:
+        longer = lengths[index] if abs(lengths[0] - lengths[1]) > 0.15 else 0.0
+        return -longer, -areas[index], -prints[index].bytes, clips[index].name
+
+    first, second = sorted((0, 1), key=worth)
+    transforms = ["mirrored"] if mirrored else []
+    if (prints[first].width, prints[first].height) != (prints[second].width, prints[second].height):
+        transforms.append("resized")
+    if lengths[first] - overlap > 0.15:
+        transforms.append("trimmed" if lengths[second] - overlap <= 0.15 else "overlapping in part")
+    if difference := _light(prints[first], prints[second]):
+        transforms.append(difference)
+    return Copy(
+        original=clips[first].name,
+        copy=clips[second].name,
+        exact=False,
+        transforms=tuple(transforms) or ("re-encoded",),
+        overlap_s=overlap,
+        original_from_s=shared.starts[first],
+        copy_from_s=shared.starts[second],
+    )
+
+
+def _light(original: Fingerprint, copy: Fingerprint) -> str:
+    """Says whether the copy is brighter or darker by more than coding makes it."""
+    levels = [float(np.median(one.background)) for one in (original, copy)]
+    means = [float(one.background.mean()) for one in (original, copy)]
+    shift = min(levels[1] - levels[0], means[1] - means[0], key=abs)
+    if abs(shift) < 6:
+        return ""
+    return "brightened" if shift > 0 else "darkened"
+
+
+assert SIDE % _CELLS == 0

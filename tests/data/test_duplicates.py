@@ -1,0 +1,96 @@
+"""Copies of rendered clips: every kind is found, told, and nothing else is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tillwatch.data.catalog import find_clips
+from tillwatch.data.duplicates import Copy, find_copies
+from tillwatch.data.fingerprints import take_fingerprints
+from tillwatch.data.store import ClipStore
+from tillwatch.data.synthetic import CLASSES, FPS, make_camera, render_clip, write_video
+
+Frames = NDArray[np.uint8]
+
+
+def resized(frames: Frames) -> Frames:
+    return np.stack(
+        [av.VideoFrame.from_ndarray(np.ascontiguousarray(f)).reformat(96, 72, "rgb24").to_ndarray() for f in frames]
+    )
+
+
+COPIES: dict[str, Callable[[Frames], Frames]] = {
+    "re-encoded": lambda frames: frames,
+    "resized": resized,
+    "trimmed": lambda frames: frames[5:22],
+    "mirrored": lambda frames: frames[:, :, ::-1],
+    "brightened": lambda frames: np.clip(frames * 1.15 + 20, 0, 255).astype(np.uint8),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of two cameras, three of each class and camera, and a copy of each kind of the first ones."""
+    root = tmp_path_factory.mktemp("copies")
+    films: dict[str, Frames] = {}
+    for camera in (make_camera("a", 1), make_camera("b", 2)):
+        for label in CLASSES:
+            (root / label).mkdir(exist_ok=True)
+            for number in range(3):
+                name = f"{label}/{camera.name}{number}.mp4"
+                # Another seed for each class: a deposit is the theft of its own seed played backwards.
+                films[name] = render_clip(camera, label, 10 * number + CLASSES.index(label))
+                write_video(films[name], root / name)
+    for (name, frames), (kind, change) in zip(films.items(), COPIES.items(), strict=False):
+        crf = "35" if kind == "re-encoded" else "20"
+        write_video(np.ascontiguousarray(change(frames)), root / f"{name.split('/')[0]}/copy_{kind}.mp4", crf=crf)
+    shutil.copy(root / list(films)[-1], root / CLASSES[0] / "copy_exact.mp4")
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(data: Path) -> list[Copy]:
+    clips = find_clips(data, num_frames=8).clips
+    return find_copies(clips, take_fingerprints(clips))
+
+
+@pytest.mark.parametrize("kind", [*COPIES, "exact"])
+def test_each_kind_of_copy_is_found_and_told(kind: str, found: list[Copy]) -> None:
+    (copy,) = [one for one in found if f"copy_{kind}" in one.copy + one.original]
+    assert copy.exact == (kind == "exact")
+    if f"copy_{kind}" in copy.copy:
+        assert copy.exact or copy.transforms == (kind,)
+    else:  # of equal length and size, which is the copy is a guess by bytes
+        told = {"brightened": "darkened"}.get(kind, kind)
+        assert kind in ("mirrored", "brightened", "exact")
+        assert copy.exact or copy.transforms == (told,)
+
+
+def test_other_films_of_one_camera_are_no_copies(found: list[Copy]) -> None:
+    assert len(found) == len(COPIES) + 1
+
+
+def test_the_overlap_of_a_trimmed_copy_is_told_in_time(found: list[Copy]) -> None:
+    (copy,) = [one for one in found if "trimmed" in one.transforms]
+    assert copy.overlap_s == pytest.approx(17 / FPS, abs=0.15)
+    assert copy.original_from_s == pytest.approx(5 / FPS, abs=0.05)
+    assert copy.copy_from_s == pytest.approx(0, abs=0.05)
+
+
+def test_kept_fingerprints_are_those_of_the_clips(data: Path, tmp_path: Path) -> None:
+    clips = find_clips(data, num_frames=8).clips[:3]
+    store = ClipStore(tmp_path / "store")
+    fresh, kept = take_fingerprints(clips, store=store), take_fingerprints(clips, store=store)
+    assert len(list(store.entries())) == 3
+    for clip in clips:
+        for name, value in vars(fresh[clip.name]).items():
+            again = vars(kept[clip.name])[name]
+            assert type(value) is type(again)
+            assert np.array_equal(value, again), name
