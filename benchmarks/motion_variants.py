@@ -2,9 +2,9 @@
 
     python benchmarks/motion_variants.py CLIPS [--nested]
 
-CLIPS are class folders with their groups in clips.csv. Each line is one variant; the best of them is the best of that many
-tried, so --nested also chooses among them inside the folds: for each fold the variant that does best in five grouped folds
-of its training clips alone. Minutes on two cores.
+CLIPS are class folders with their groups in clips.csv. Each line is one variant; the best of them is the best of that
+many tried, so --nested also chooses among them inside the folds: for each fold the variant that does best in four
+grouped folds of its training clips alone. Minutes on two cores; --nested, an hour.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from results import folds_of, print_figures
+from sklearn.decomposition import PCA
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
-from sklearn.decomposition import PCA
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
@@ -53,6 +53,7 @@ class Variant:
 
 
 def trees(seed: int) -> Any:
+    """Extremely randomised trees, as the motion model has them."""
     return ExtraTreesClassifier(300, min_samples_leaf=2, class_weight="balanced", random_state=seed, n_jobs=-1)
 
 
@@ -61,24 +62,28 @@ def _normal() -> Any:
 
 
 def machine(seed: int) -> Any:
+    """A support vector machine with a Gaussian kernel."""
     return make_pipeline(_normal(), SVC(C=1, probability=True, random_state=seed))
 
 
 def logistic(seed: int) -> Any:
+    """Logistic regression, strongly regularised."""
     return make_pipeline(_normal(), LogisticRegression(C=0.003, max_iter=2000))
 
 
 def boosting(seed: int) -> Any:
+    """Boosted trees."""
     return HistGradientBoostingClassifier(learning_rate=0.06, max_leaf_nodes=8, random_state=seed)
 
 
 class Fisher:
-    """Fisher vectors (Perronnin et al., 2010) of local motion, into a support vector machine; all fitted on training clips."""
+    """Fisher vectors (Perronnin et al., 2010) of local motion into a support vector machine, all fitted on train."""
 
     def __init__(self, seed: int, kinds: int = 16, parts: int = 24) -> None:
         self.seed, self.kinds, self.parts = seed, kinds, parts
 
     def fit(self, bags: Sequence[NDArray[np.float32]], labels: NDArray[np.int64]) -> Fisher:
+        """Fits all three stages."""
         rng = np.random.default_rng(self.seed)
         some = np.concatenate([bag[rng.permutation(len(bag))[:100]] for bag in bags])
         self.pca = PCA(self.parts, whiten=True, random_state=self.seed).fit(some)
@@ -90,6 +95,7 @@ class Fisher:
         return self
 
     def predict_proba(self, bags: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+        """Scores clips."""
         scores: NDArray[np.float64] = self.machine.predict_proba(self._vectors(bags))
         return scores
 
@@ -112,7 +118,7 @@ def blocks_of(frames: NDArray[np.uint8]) -> Blocks:
     flow = motion._flow(grey)
     speed = np.hypot(flow[..., 0], flow[..., 1])
     sudden = np.diff(flow, axis=0)
-    uneven = np.stack(np.gradient(flow, axis=(1, 2)))
+    uneven = np.stack(list(np.gradient(flow, axis=(1, 2))))
     change = np.abs(np.diff(grey.astype(np.float32), axis=0))
     found = {
         "speed": speed,
@@ -139,7 +145,7 @@ def blocks_of(frames: NDArray[np.uint8]) -> Blocks:
 
 
 def _local(flow: NDArray[np.float32], uneven: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Directions of flow and of its two gradients (Dalal et al., 2006) in moving blocks of 16 x 16 pixels and 8 frames."""
+    """Directions of flow and its gradients (Dalal et al., 2006) in moving blocks of 16 x 16 pixels and 8 frames."""
     fields = [flow, np.moveaxis(uneven[..., 0], 0, -1), np.moveaxis(uneven[..., 1], 0, -1)]
     maps = []
     for field in fields:
@@ -152,7 +158,8 @@ def _local(flow: NDArray[np.float32], uneven: NDArray[np.float32]) -> NDArray[np
     near = np.concatenate([sums[:, :-1, :-1], sums[:, 1:, :-1], sums[:, :-1, 1:], sums[:, 1:, 1:]], -1).reshape(-1, 96)
     moving = np.argsort(-near[:, :8].sum(1), kind="stable")[:400]
     chosen = np.sqrt(near[moving] / (near[moving].sum(1, keepdims=True) + 1e-6))
-    return chosen.astype(np.float32)
+    found: NDArray[np.float32] = chosen.astype(np.float32)
+    return found
 
 
 def variants() -> list[Variant]:

@@ -2,8 +2,8 @@
 
     python benchmarks/results.py CLIPS
 
-CLIPS are class folders of videos or frame folders with their groups in clips.csv. Nothing is cached: the time that motion
-takes runs from the videos to the pooled scores. For networks: tillwatch crossval.
+CLIPS are class folders of videos or frame folders with their groups in clips.csv. Nothing is cached: the time that
+motion takes runs from the videos to the pooled scores. For networks: tillwatch crossval.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tillwatch.models.motion import MOTION, motion_features
 
 
 def folds_of(clips: Sequence[Clip], folds: int, seed: int) -> list[NDArray[np.bool_]]:
-    """Returns the test clips of each fold as bool ``(N,)``; all others train, since nothing is chosen on validation clips."""
+    """Returns the test clips of each fold as bool ``(N,)``; all others train: there is nothing to validate."""
     return [np.array([sides[clip.name] == "test" for clip in clips]) for sides in fold_splits(clips, folds, seed)]
 
 

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,20 @@ from tillwatch.files import replacing
 ARCH = "motion"
 
 #: All that a file of ours may name; whatever else it names, it is refused before anything in it is made.
-TRUSTED = frozenset(
-    {
-        "builtins.dict",
-        "builtins.list",
-        "builtins.str",
-        "builtins.tuple",
-        "numpy.int64",
-        "numpy.ndarray",
-        "sklearn.ensemble._forest.ExtraTreesClassifier",
-        "sklearn.tree._classes.ExtraTreeClassifier",
-        "sklearn.tree._tree.Tree",
-    }
+TRUSTED = (
+    "builtins.dict",
+    "builtins.list",
+    "builtins.str",
+    "builtins.tuple",
+    "numpy.int64",
+    "numpy.ndarray",
+    "sklearn.ensemble._forest.ExtraTreesClassifier",
+    "sklearn.tree._classes.ExtraTreeClassifier",
+    "sklearn.tree._tree.Tree",
 )
 
-# What may make them: no function call, no attribute lookup.
-_LOADERS = frozenset(
-    {"DictNode", "JsonNode", "ListNode", "NdArrayNode", "ObjectNode", "TreeNode", "TupleNode", "TypeNode"}
-)
+# What may make them: no call of a function, no look-up of an attribute.
+_LOADERS = ("DictNode", "JsonNode", "ListNode", "NdArrayNode", "ObjectNode", "TreeNode", "TupleNode", "TypeNode")
 
 #: Length of what motion_features returns.
 NUM_FEATURES = 167
@@ -90,7 +87,7 @@ def motion_features(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     flow = _flow(grey)
     speed = np.hypot(flow[..., 0], flow[..., 1])
     sudden = np.diff(flow, axis=0)
-    uneven = np.stack(np.gradient(flow, axis=(1, 2)))
+    uneven = np.stack(list(np.gradient(flow, axis=(1, 2))))
     kinds = speed, np.hypot(sudden[..., 0], sudden[..., 1]), np.sqrt((uneven**2).sum((0, -1)))
     # Relative to the mean speed: how fast things go in pixels tells one camera from another, and misleads on the next.
     relative = [_over_time(_spread(values)) / (speed.mean() + _STILL) for values in kinds]
@@ -102,8 +99,9 @@ def _flow(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Returns the flow in pixels from each frame to the next, uint8 ``(T, H, W)`` to float32 ``(T - 1, H, W, 2)``."""
     method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     start = np.zeros((*grey.shape[1:], 2), np.float32)
-    flow = np.stack([method.calc(*pair, start.copy()) for pair in zip(grey[:-1], grey[1:], strict=True)])
-    return flow - np.median(flow, axis=(1, 2), keepdims=True)
+    flow = np.stack([method.calc(*pair, start.copy()) for pair in pairwise(grey)])
+    own: NDArray[np.float32] = flow - np.median(flow, axis=(1, 2), keepdims=True)
+    return own
 
 
 def _spread(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -132,7 +130,7 @@ def _directions(flow: NDArray[np.float32], speed: NDArray[np.float32]) -> NDArra
 
 
 def _steadiness(flow: NDArray[np.float32], speed: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How steady the motion of each cell is: 1 where all goes one way for the whole clip, near 0 where it goes to and fro."""
+    """How steady each cell moves: 1 where all goes one way for the whole clip, near 0 where it goes to and fro."""
     flows, speeds = _cells(flow), _cells(speed[..., None])[..., 0]
     travelled = speeds.mean(0).ravel()
     steady = np.linalg.norm(flows.mean(0), axis=-1).ravel() / (travelled + _STILL)
@@ -209,11 +207,11 @@ def load_trees(path: Path, num_classes: int) -> MotionNetwork:
         data = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             named = set(_types(json.loads(archive.read("schema.json"))))
-        if foreign := sorted(named - TRUSTED):
+        if foreign := sorted(named - {*TRUSTED, *(f"loader {loader}" for loader in _LOADERS)}):
             raise ModelError(
-                f"{path} is refused: it holds a {foreign[0]}, which no motion model needs; it may do harm."
+                f"{path} is refused: it names {foreign[0]}, which no motion model needs, and which may do harm."
             )
-        trees = skops.io.loads(data, trusted=sorted(TRUSTED))
+        trees = skops.io.loads(data, trusted=list(TRUSTED))
         _check_trees(trees, num_classes)
     except ModelError:
         raise
@@ -225,11 +223,11 @@ def load_trees(path: Path, num_classes: int) -> MotionNetwork:
 def _types(node: Any) -> Iterator[str]:
     """Yields the types that a skops schema names."""
     if isinstance(node, dict):
-        if "__class__" in node or "__loader__" in node:
+        if not node.keys().isdisjoint(("__class__", "__module__", "__loader__")):
             yield f"{node.get('__module__')}.{node.get('__class__')}"
-            if node.get("__loader__") not in _LOADERS:
-                yield f"loader {node.get('__loader__')}"
-    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            yield f"loader {node.get('__loader__')}"
+        node = list(node.values())
+    for value in node if isinstance(node, list) else ():
         yield from _types(value)
 
 
@@ -252,7 +250,7 @@ def _check_trees(trees: Any, num_classes: int) -> None:
 
 
 def _canonical(data: bytes) -> bytes:
-    """Numbers a skops archive's parts in their order: skops names them by place in memory, and stamps them with the time."""
+    """Numbers a skops archive's parts in their order; skops names them by place in memory, and stamps the time."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as given, zipfile.ZipFile(out, "w") as written:
         schema = given.read("schema.json").decode()

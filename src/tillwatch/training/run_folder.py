@@ -23,6 +23,7 @@ RUN_FILES = (
     "metrics.csv",
     "model.json",
     "model.pth",
+    "model.skops",
     "predictions.csv",
 )
 RUN_FOLDERS = ("checkpoints", "evaluations")
