@@ -3,8 +3,8 @@
     python benchmarks/motion_variants.py CLIPS [--nested]
 
 CLIPS are class folders with their groups in clips.csv. Each line is one variant; the best of them is the best of that
-many tried, so --nested also chooses among them inside the folds: for each fold the variant that does best in four
-grouped folds of its training clips alone. Minutes on two cores; --nested, an hour.
+many tried, so --nested also chooses among them inside the folds: for each fold the variant that does best in three
+grouped folds of its training clips alone. Minutes on two cores; --nested, a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from results import folds_of, print_figures
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -36,20 +38,22 @@ from tillwatch.data.dataset import read_clip
 from tillwatch.models import motion
 
 Blocks = dict[str, NDArray[np.float32]]
+View = tuple[int, int]  # frames, and pixels each way
+Rows = dict[View, list[Blocks]]
 Learner = Callable[[int], Any]
 
+VIEW = motion.MOTION.num_frames, motion.MOTION.resize
 OWN = ("speed", "sudden", "uneven", "directions", "steadiness")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Blocks of features into a learner; several learners are averaged."""
+    """Blocks of features into a learner; the scores of several learners and views are averaged."""
 
     name: str
     blocks: tuple[str, ...]
     learners: tuple[Learner, ...]
-    frames: int = motion.MOTION.num_frames
-    size: int = motion.MOTION.resize
+    views: tuple[View, ...] = (VIEW,)
 
 
 def trees(seed: int) -> Any:
@@ -63,7 +67,7 @@ def _normal() -> Any:
 
 def machine(seed: int) -> Any:
     """A support vector machine with a Gaussian kernel."""
-    return make_pipeline(_normal(), SVC(C=1, probability=True, random_state=seed))
+    return make_pipeline(_normal(), CalibratedClassifierCV(SVC(C=1), ensemble=False))
 
 
 def logistic(seed: int) -> Any:
@@ -89,9 +93,7 @@ class Fisher:
         self.pca = PCA(self.parts, whiten=True, random_state=self.seed).fit(some)
         self.mixture = GaussianMixture(self.kinds, covariance_type="diag", random_state=self.seed, reg_covar=1e-3)
         self.mixture.fit(self.pca.transform(some))
-        self.machine = SVC(kernel="linear", C=1, probability=True, random_state=self.seed).fit(
-            self._vectors(bags), labels
-        )
+        self.machine = CalibratedClassifierCV(SVC(kernel="linear"), ensemble=False).fit(self._vectors(bags), labels)
         return self
 
     def predict_proba(self, bags: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
@@ -112,7 +114,7 @@ class Fisher:
         return unit
 
 
-def blocks_of(frames: NDArray[np.uint8]) -> Blocks:
+def blocks_of(frames: NDArray[np.uint8], *, local: bool) -> Blocks:
     """Returns the motion model's own features by block, and others that were tried."""
     grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
     flow = motion._flow(grey)
@@ -133,6 +135,7 @@ def blocks_of(frames: NDArray[np.uint8]) -> Blocks:
     wave = np.abs(np.fft.rfft((cells - cells.mean(0)) * np.hanning(len(cells))[:, None], axis=0)) ** 2
     flip = (np.abs(np.diff(speed, axis=0)) > np.abs(np.diff(speed, axis=0)).mean((1, 2), keepdims=True)).mean(0)
     return {
+        **({"local": _local(flow, uneven)} if local else {}),
         **relative,
         **{f"absolute {name}": values for name, values in absolute.items()},
         "directions": motion._directions(flow, speed),
@@ -140,7 +143,6 @@ def blocks_of(frames: NDArray[np.uint8]) -> Blocks:
         "cells": np.concatenate([np.sort(cells.mean(0)), np.sort(cells.std(0))]) / (speed.mean() + 1e-3),
         "spectrum": ((wave / (wave.sum(0) + 1e-6)) * cells.mean(0) / (cells.mean() + 1e-6)).mean(1)[:17],
         "violent flows": np.histogram(flip, 16, (0, 1))[0] / flip.size,
-        "local": _local(flow, uneven),
     }
 
 
@@ -181,27 +183,29 @@ def variants() -> list[Variant]:
         Variant("the model's features, trees and support vectors", OWN, (trees, machine)),
         Variant("local motion, Fisher vectors, support vectors", ("local",), (Fisher,)),
     ]
-    for frames, size in ((16, 128), (24, 128), (48, 128), (32, 96), (32, 160)):
-        tried.append(Variant(f"{frames} frames of {size} x {size}, trees", OWN, (trees,), frames, size))
-        tried.append(
-            Variant(
-                f"{frames} frames of {size} x {size}, trees and support vectors", OWN, (trees, machine), frames, size
-            )
-        )
+    others = (16, 128), (24, 128), (48, 128), (32, 96), (32, 160)
+    for frames, size in others:
+        tried.append(Variant(f"{frames} frames of {size} x {size}, trees", OWN, (trees,), ((frames, size),)))
+    several = VIEW, (16, 128), (32, 96), (32, 160)
+    tried += [
+        Variant("four sizes and rates averaged, trees", OWN, (trees,), several),
+        Variant("four sizes and rates averaged, support vectors", OWN, (machine,), several),
+        Variant("four sizes and rates averaged, trees and support vectors", OWN, (trees, machine), several),
+    ]
     return tried
 
 
 def out_of_fold(
-    variant: Variant, rows: Sequence[Blocks], labels: NDArray[np.int64], folds: Sequence[NDArray[np.bool_]], seed: int
+    variant: Variant, rows: Rows, labels: NDArray[np.int64], folds: Sequence[NDArray[np.bool_]], seed: int
 ) -> NDArray[np.float64]:
     """Returns each clip's probability of class 1 by a model that has not seen its fold."""
     scores = np.zeros(len(labels))
-    for test in folds:
-        for learner in variant.learners:
-            given: Any = _inputs(variant, rows)
+    for view, learner in product(variant.views, variant.learners):
+        given = _inputs(variant, rows[view])
+        for test in folds:
             fitted = learner(seed).fit(_take(given, ~test), labels[~test])
-            scores[test] += fitted.predict_proba(_take(given, test))[:, 1] / len(variant.learners)
-    return scores
+            scores[test] += fitted.predict_proba(_take(given, test))[:, 1]
+    return scores / (len(variant.views) * len(variant.learners))
 
 
 def _inputs(variant: Variant, rows: Sequence[Blocks]) -> Any:
@@ -216,7 +220,7 @@ def _take(given: Any, kept: NDArray[np.bool_]) -> Any:
 
 def nested(
     tried: Sequence[Variant],
-    rows: dict[tuple[int, int], list[Blocks]],
+    rows: Rows,
     labels: NDArray[np.int64],
     groups: NDArray[Any],
     folds: Sequence[NDArray[np.bool_]],
@@ -225,26 +229,24 @@ def nested(
     """As out_of_fold, the variant of each fold chosen by AUROC in grouped folds of its training clips."""
     scores = np.zeros(len(labels))
     for test in folds:
-        inner = StratifiedGroupKFold(4, shuffle=True, random_state=seed)
+        inner = StratifiedGroupKFold(3, shuffle=True, random_state=seed)
         places = [part for _, part in inner.split(labels[~test], labels[~test], groups[~test])]
         masks = [np.isin(np.arange((~test).sum()), part) for part in places]
-        reached = [
-            roc_auc_score(
-                labels[~test], out_of_fold(v, _take(rows[v.frames, v.size], ~test), labels[~test], masks, seed)
-            )
-            for v in tried
-        ]
+        seen: Rows = {view: _take(of_view, ~test) for view, of_view in rows.items()}
+        inside = [out_of_fold(variant, seen, labels[~test], masks, seed) for variant in tried]
+        reached = [roc_auc_score(labels[~test], scored) for scored in inside]
         best = tried[int(np.argmax(reached))]
         print(f"  chosen: {best.name} ({max(reached):.3f})", flush=True)
-        scores[test] = out_of_fold(best, rows[best.frames, best.size], labels, [test], seed)[test]
+        scores[test] = out_of_fold(best, rows, labels, [test], seed)[test]
     return scores
 
 
-def read_blocks(clips: Sequence[Clip], frames: int, size: int) -> list[Blocks]:
+def read_blocks(clips: Sequence[Clip], view: View) -> list[Blocks]:
     """Returns the blocks of each clip."""
+    frames, size = view
     reading = Reading(num_frames=frames, resize=(size, size), draft=draft_for((size, size)))
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda clip: blocks_of(read_clip(clip, reading)), clips))
+        return list(pool.map(lambda clip: blocks_of(read_clip(clip, reading), local=view == VIEW), clips))
 
 
 def main(folder: Path, repeats: int, also_nested: bool) -> None:
@@ -254,16 +256,16 @@ def main(folder: Path, repeats: int, also_nested: bool) -> None:
     labels = np.array([int(found.classes.index(clip.label) == event) for clip in found.clips])
     groups = np.array([clip.group for clip in found.clips])
     tried = variants()
-    rows = {size: read_blocks(found.clips, *size) for size in dict.fromkeys((v.frames, v.size) for v in tried)}
+    rows: Rows = {view: read_blocks(found.clips, view) for view in {view for v in tried for view in v.views}}
     folds = [folds_of(found.clips, 5, seed) for seed in range(repeats)]
     print(f"{len(tried)} variants", flush=True)
     for variant in tried:
-        pooled = [out_of_fold(variant, rows[variant.frames, variant.size], labels, f, s) for s, f in enumerate(folds)]
+        pooled = [out_of_fold(variant, rows, labels, of_repeat, seed) for seed, of_repeat in enumerate(folds)]
         print_figures(variant.name, np.stack(pooled), labels, groups.tolist())
     if also_nested:
-        cheap = [v for v in tried if v.learners != (Fisher,)]
-        pooled = [nested(cheap, rows, labels, groups, f, s) for s, f in enumerate(folds)]
-        print_figures(f"chosen inside the folds among {len(cheap)}", np.stack(pooled), labels, groups.tolist())
+        whole = [variant for variant in tried if len(variant.blocks) > 1]
+        pooled = [nested(whole, rows, labels, groups, of_repeat, seed) for seed, of_repeat in enumerate(folds)]
+        print_figures(f"chosen inside the folds among {len(whole)}", np.stack(pooled), labels, groups.tolist())
 
 
 if __name__ == "__main__":
