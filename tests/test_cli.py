@@ -692,7 +692,9 @@ def test_cache_lists_verifies_and_prunes(frame_root: Path, out: Path, tmp_path: 
     assert run_cli("train", frame_root, "--out", out, "--cache-folder", cache, *tiny()).code == 0
     held = len(list(cache.glob("??/*.clip")))
     listed = run_cli("cache", "list", "--cache-folder", cache)
-    assert listed.out.splitlines()[0].startswith(f"{frame_root}: 4 frames of 28x28, {held} clips, 0.")
+    assert f"\n{frame_root}: 4 frames of 28x28, {held - 28} clips, 0." in f"\n{listed.out}"
+    for what in ("scene features of 4 frames of 28x28", "motion features of 32 frames of 128x128"):
+        assert f"\n{frame_root}: {what}, 14 clips, 0." in f"\n{listed.out}"  # those of training and test
     assert listed.out.splitlines()[-1].startswith(f"{cache}: {held} clips")
     damaged = next(cache.glob("??/*.clip"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tillwatch.data.catalog import Skip
-from tillwatch.data.dataset import VideoFrameDataset
+from tillwatch.data.dataset import VideoFrameDataset, read_clip
 from tillwatch.errors import ClipError, one_line
 
 #: From uint8 frames ``(T, H, W, 3)`` to float32 ``(F,)``.
@@ -36,7 +36,7 @@ def describe_clips(
         workers: clips at a time; decoding and OpenCV leave the interpreter free, so threads do.
         on_clip: called with (clips done, clips in all).
     """
-    derived = f"{describer.__name__} {_state_of(describer)}"
+    derived = f"{describer.__name__.replace('_', ' ')} {_state_of(describer)}"
     rows: list[Row] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for row in pool.map(lambda index: _describe(dataset, index, describer, derived), range(len(dataset))):
@@ -48,11 +48,14 @@ def describe_clips(
 def _describe(dataset: VideoFrameDataset, index: int, describer: Describer, derived: str) -> Row:
     clip, store = dataset.clips[index], dataset.store
     try:
-        row = None if store is None else store.find(clip, dataset.reading, derived)
+        if store is None:
+            return describer(dataset.read(index))
+        row = store.find(clip, dataset.reading, derived)
         if row is None:
-            row = describer(dataset.read(index))
-            if store is not None:
-                store.keep(clip, dataset.reading, row, derived)
+            frames = store.find(clip, dataset.reading)
+            # Frames that are not kept already will not be wanted again: the row is.
+            row = describer(read_clip(clip, dataset.reading) if frames is None else frames)
+            store.keep(clip, dataset.reading, row, derived)
     except ClipError as error:
         return Skip(clip.name, one_line(error).rstrip("."))
     return row
