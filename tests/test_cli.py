@@ -692,10 +692,13 @@ def test_cache_lists_verifies_and_prunes(frame_root: Path, out: Path, tmp_path: 
     assert run_cli("train", frame_root, "--out", out, "--cache-folder", cache, *tiny()).code == 0
     held = len(list(cache.glob("??/*.clip")))
     listed = run_cli("cache", "list", "--cache-folder", cache)
-    lots = sorted(line.split(" clips")[0] for line in listed.out.splitlines()[:-1])
-    half = held // 2
-    fingerprints = f"{frame_root}: fingerprint 2 of 1 frames of 64x64, {half}"
-    assert lots == [f"{frame_root}: 4 frames of 28x28, {half}", fingerprints]
+    assert f"\n{frame_root}: 4 frames of 28x28, {held - 44} clips, 0." in f"\n{listed.out}"
+    for what, clips in (
+        ("fingerprint 2 of 1 frames of 64x64", 16),
+        ("scene features of 4 frames of 28x28", 14),  # those of training and test
+        ("motion features of 32 frames of 128x128", 14),
+    ):
+        assert f"\n{frame_root}: {what}, {clips} clips, 0." in f"\n{listed.out}"
     assert listed.out.splitlines()[-1].startswith(f"{cache}: {held} clips")
     damaged = next(cache.glob("??/*.clip"))
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")

@@ -318,7 +318,7 @@ def predict(
     """Score clips: videos, frame folders, or folders of them.
 
     Args:
-        model: a run folder, a folder with model.pth and model.json, or a bare .pth.
+        model: a run folder, a folder with model.json and model.pth or model.skops, or a bare .pth.
         paths: what to score.
         as_json: print JSON.
         arch: of a bare .pth.

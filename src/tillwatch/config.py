@@ -47,7 +47,7 @@ class TrainConfig:
             well-known script.
         classes: class folders to use, in order: a,b. All of them unless given.
         event: the classes worth an alarm: a,b. Those not named like normal, background, other or no... unless given.
-        arch: network, one of torchvision's video models.
+        arch: network, one of torchvision's video models; or motion, trees on optical flow that need seconds and no GPU.
         weights: kinetics400 (torchvision's), none, or a path to a .pth or run folder.
         num_frames: frames per clip. The network's own number unless given.
         every: take every k-th frame of the source. As extracted, or 1, unless given.
@@ -85,7 +85,7 @@ class TrainConfig:
         min_recall: choose it by this recall instead; with neither, by the best F1.
         normal_hours: of footage that all clips without the event stand for; their summed lengths unless given.
         prevalence: share of clips like these that show the event where you will use it, for alarms a day.
-        baselines: score what needs no network, the commonest class and a single frame, beside it.
+        baselines: score what needs no network, the commonest class, a single frame and motion, beside it.
         save_as: also save the weights in RUN under this name.
         overwrite: replace RUN if it is an older run.
     """

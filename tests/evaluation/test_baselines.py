@@ -38,7 +38,9 @@ def test_scene_features_see_the_middle_frame_alone() -> None:
 def test_a_scene_that_tells_the_class_is_named_and_noise_is_not(brighter: int, told: bool) -> None:
     features, labels = clips(40, brighter, 0)
     test_features, test_labels = clips(30, brighter, 1)
-    found = measure_baselines(features, labels, test_features, test_labels, CLASSES, [1])
+    found = measure_baselines(
+        {"single frame": features}, labels, {"single frame": test_features}, test_labels, CLASSES, [1]
+    )
     network = compute_metrics(test_labels, np.eye(2)[test_labels], CLASSES, [1])
     notes = verdicts(network, found, test_labels, [1])
     assert any("the scene alone" in note for note in notes) == told
@@ -48,7 +50,8 @@ def test_a_scene_that_tells_the_class_is_named_and_noise_is_not(brighter: int, t
 def test_majority_is_the_training_shares_and_a_network_like_it_is_not_worth_its_cost() -> None:
     features, labels = clips(8, 0, 0)
     kept = np.array([0, 1, 2, 4])
-    majority, _ = found = measure_baselines(features[kept], labels[kept], features, labels, CLASSES, [1])
+    given = {"single frame": features[kept]}, labels[kept], {"single frame": features}
+    majority, _ = found = measure_baselines(*given, labels, CLASSES, [1])
     assert majority.probabilities == pytest.approx(np.tile([0.75, 0.25], (8, 1)))
     assert majority.metrics.event_auroc == 0.5
     assert "not worth its cost" in verdicts(majority.metrics, found, labels, [1])[0]
@@ -60,7 +63,7 @@ def test_a_run_holds_the_baselines_of_its_own_test_clips(tiny_run: tuple[Path, P
     with (tiny_run[1] / "predictions.csv").open(newline="") as file:
         tested = {row["path"] for row in csv.DictReader(file) if row["split"] == "test"}
     record = json.loads((tiny_run[1] / "baselines.json").read_text())["baselines"]
-    for name in ("majority", "single frame"):
+    for name in ("majority", "single frame", "motion"):
         own = [row for row in rows if row["baseline"] == name]
         assert {row["path"] for row in own} == tested
         hits = sum(row["predicted"] == row["label"] for row in own)

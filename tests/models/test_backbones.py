@@ -19,10 +19,10 @@ from torchvision.models import video
 
 from tillwatch.errors import ConfigError, ModelError
 from tillwatch.models import backbones
+from tillwatch.models.architectures import check_input_size
 from tillwatch.models.backbones import (
     BACKBONES,
     build_model,
-    check_input_size,
     fetch_kinetics,
     head_of,
     identify_arch,

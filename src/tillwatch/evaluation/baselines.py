@@ -1,8 +1,8 @@
-"""What needs no network: the commonest class, and a single frame; scored beside every network."""
+"""What needs no network: the commonest class, a single frame, and motion; scored beside every network."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
+from tillwatch.models.motion import MotionNetwork, fit_trees
 
 SCENE_NOTE = (
     "the scene alone gives the class away: one frame, without any motion, reaches an event AUROC of {auroc:.2f}. Look "
@@ -33,7 +34,7 @@ class Baseline:
     """What one baseline makes of the test clips.
 
     Attributes:
-        name: "majority" or "single frame".
+        name: "majority", "single frame" or "motion".
         probabilities: float64 ``(N, classes)``.
         metrics: its figures.
     """
@@ -73,33 +74,45 @@ def _edges(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def measure_baselines(
-    train_features: NDArray[np.float32],
+    train: Mapping[str, NDArray[np.float32]],
     train_labels: NDArray[np.int64],
-    test_features: NDArray[np.float32],
+    test: Mapping[str, NDArray[np.float32]],
     test_labels: NDArray[np.int64],
     classes: Sequence[str],
     event_indices: Sequence[int],
+    seed: int = 0,
 ) -> list[Baseline]:
     """Fits the baselines on the training clips and scores the test clips.
 
     Args:
-        train_features: float32 ``(N, F)`` of :func:`scene_features`.
-        train_labels: int64 ``(N,)``; every class occurs.
-        test_features, test_labels: likewise, of the test clips.
+        train: float32 ``(N, F)`` by the baseline's name: "single frame" of :func:`scene_features`, "motion" of
+            :func:`~tillwatch.models.motion.motion_features`. One that is missing is not measured.
+        train_labels: int64 ``(N,)``; every class that is to be told apart occurs.
+        test, test_labels: likewise, of the test clips.
         classes: names in label order.
         event_indices: the classes worth an alarm.
+        seed: of the trees.
     """
-    shares = np.bincount(train_labels, minlength=len(classes)) / len(train_labels)
-    # 344 features of tens of clips: strong regularisation, and classes that count alike.
-    scene = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
-    scene.fit(train_features, train_labels)
-    scored = np.zeros((len(test_labels), len(classes)))
-    scored[:, scene.classes_] = scene.predict_proba(test_features)
+    found = {
+        "majority": np.tile(
+            np.bincount(train_labels, minlength=len(classes)) / len(train_labels), (len(test_labels), 1)
+        )
+    }
+    if "single frame" in train:
+        # 344 features of tens of clips: strong regularisation, and classes that count alike.
+        scene = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
+        scene.fit(train["single frame"], train_labels)
+        found["single frame"] = np.zeros((len(test_labels), len(classes)))
+        found["single frame"][:, scene.classes_] = scene.predict_proba(test["single frame"])
+    if "motion" in train:
+        trees = fit_trees(train["motion"], train_labels, seed)
+        found["motion"] = np.zeros((len(test_labels), len(classes)))
+        found["motion"][:, trees.classes_] = np.exp(MotionNetwork(trees).log_probabilities(test["motion"]))
     return [
         Baseline(
             name=name, probabilities=values, metrics=compute_metrics(test_labels, values, classes, tuple(event_indices))
         )
-        for name, values in (("majority", np.tile(shares, (len(test_labels), 1))), ("single frame", scored))
+        for name, values in found.items()
     ]
 
 

@@ -117,26 +117,6 @@ def backbone(arch: str) -> Backbone:
     return BACKBONES[arch]
 
 
-def check_input_size(arch: str, num_frames: int, crop: tuple[int, int]) -> None:
-    """Refuses clips that a network cannot take, before any work.
-
-    Raises:
-        ConfigError: naming the size and what the network takes.
-    """
-    known = backbone(arch)
-    if known.fixed and (num_frames, *crop) != (known.num_frames, known.crop, known.crop):
-        raise ConfigError(
-            f"{arch} takes {known.num_frames} frames of {known.crop}x{known.crop} and nothing else, not "
-            f"{num_frames} of {crop[0]}x{crop[1]}; drop --num-frames and --crop, or take another --arch."
-        )
-    if num_frames < known.min_frames:
-        raise ConfigError(f"{arch} takes at least {known.min_frames} frames; --num-frames is {num_frames}.")
-    if min(crop) < known.min_crop:
-        raise ConfigError(
-            f"{arch} takes at least {known.min_crop}x{known.min_crop} pixels; --crop is {crop[0]}x{crop[1]}."
-        )
-
-
 def build_model(
     arch: str = "r2plus1d_18",
     num_classes: int = 2,

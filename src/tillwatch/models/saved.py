@@ -1,4 +1,4 @@
-"""model.pth and model.json: write, read, verify; and the classifier that they make."""
+"""What was learnt and model.json: write, read, verify; and the classifier that they make."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from tillwatch.data.frames import resize_frame
 from tillwatch.data.store import ClipStore
 from tillwatch.data.transforms import ClipTransform
 from tillwatch.errors import ClipError, ConfigError, ModelError, one_line
-from tillwatch.files import replacing, write_json
-from tillwatch.models.backbones import backbone, build_model, check_input_size, read_state_dict
+from tillwatch.files import write_json
+from tillwatch.models.architectures import check_input_size, model_file, packages, read_network, write_network
+from tillwatch.models.backbones import backbone
 from tillwatch.models.precision import lay_out
 
 FORMAT = 1
@@ -76,7 +77,7 @@ class Classifier:
         spec: the contract.
         temperature: logits are divided by it.
         operating_point: in force for ``is_event``.
-        sha256: of model.pth; empty for a bare .pth.
+        sha256: of model.pth or model.skops; empty for a bare .pth.
         assumptions: what a bare .pth left to be guessed, in sentences.
     """
 
@@ -173,13 +174,12 @@ def save_model(
     temperature: float = 1.0,
     operating_point: OperatingPoint | None = None,
 ) -> str:
-    """Writes model.pth, a plain state dict, and model.json, each whole or not at all.
+    """Writes model.pth, a plain state dict (of the motion model model.skops), and model.json, each whole or not at all.
 
     Returns:
-        The SHA-256 of model.pth.
+        The SHA-256 of the first.
     """
-    save_state_dict(folder / "model.pth", network)
-    sha256 = sha256_of(folder / "model.pth")
+    sha256 = sha256_of(write_network(folder, network, spec.arch))
     write_json(
         folder / "model.json",
         {
@@ -188,18 +188,10 @@ def save_model(
             "temperature": temperature,
             "operating_point": asdict(operating_point or OperatingPoint()),
             "sha256": sha256,
-            "versions": {name: version(name) for name in ("tillwatch", "torch", "torchvision", "Pillow", "av")},
+            "versions": {name: version(name) for name in packages(spec.arch)},
         },
     )
     return sha256
-
-
-def save_state_dict(path: Path, network: nn.Module) -> None:
-    """Writes a network's state dict, on the CPU."""
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    # Through an open file: given a path, torch.save puts the name into the archive and so into the hash.
-    with replacing(path, "wb") as file:
-        torch.save(state, file)
 
 
 def sha256_of(path: Path) -> str:
@@ -240,8 +232,8 @@ def load_model(path: str | Path, *, told: Told | None = None, device: str = "aut
     """Reads a run or model folder, verifying the weights against model.json, or a bare .pth.
 
     Args:
-        path: a folder with model.pth and model.json; or a state dict alone, which says nothing of how it was
-            trained.
+        path: a folder with model.json and model.pth (or model.skops); or a state dict alone, which says nothing of how
+            it was trained.
         told: what to believe of a bare state dict; the rest is assumed, and all of it listed in
             :attr:`Classifier.assumptions`.
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
@@ -260,9 +252,9 @@ def load_model(path: str | Path, *, told: Told | None = None, device: str = "aut
         )
     record = _read_record(path)
     spec = ClipSpec.from_json(record)
-    weights = path / "model.pth"
+    weights = path / model_file(spec.arch)
     if not weights.is_file():
-        raise ModelError(f"{path} holds no model.pth; give a run or model folder.")
+        raise ModelError(f"{path} holds no {weights.name}; give a run or model folder.")
     sha256 = sha256_of(weights)
     if sha256 != record.get("sha256"):
         raise ModelError(f"{weights} is not the file that model.json describes (its SHA-256 differs).")
@@ -278,7 +270,7 @@ def load_model(path: str | Path, *, told: Told | None = None, device: str = "aut
     except ConfigError as error:
         raise ModelError(f"{path / 'model.json'} is malformed: {error}") from None
     return Classifier(
-        _rebuild(spec, read_state_dict(weights), weights),
+        read_network(weights, spec),
         spec,
         temperature=temperature,
         operating_point=operating_point,
@@ -371,18 +363,6 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
     return record
 
 
-def _rebuild(spec: ClipSpec, state: Mapping[str, torch.Tensor], source: Path) -> nn.Module:
-    network = build_model(spec.arch, len(spec.classes), weights=None)
-    try:
-        network.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        raise ModelError(
-            f"weights {source} are not those of a {spec.arch} with {len(spec.classes)} classes "
-            f"({one_line(error)[:160]})."
-        ) from None
-    return network
-
-
 def _load_bare(path: Path, told: Told, device: str) -> Classifier:
     if told.arch is None or not told.classes:
         raise ConfigError(
@@ -414,7 +394,7 @@ def _load_bare(path: Path, told: Told, device: str) -> Classifier:
         f"{spec.num_frames} frames, {spec.step} of the source, {resize}x{resize} cropped to {crop}x{crop}, "
         f"{normalized}. If one is wrong, so are the scores."
     )
-    network = _rebuild(spec, read_state_dict(path), path)
+    network = read_network(path, spec)
     return Classifier(network, spec, sha256=sha256_of(path), assumptions=[assumption], device=device)
 
 

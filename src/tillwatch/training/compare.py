@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tillwatch.data.catalog import Clip, count_and_names
-from tillwatch.errors import ClipError
+from tillwatch.clip_spec import draft_for
+from tillwatch.data.catalog import Clip, Skip, count_and_names
+from tillwatch.data.dataset import VideoFrameDataset
+from tillwatch.data.transforms import ClipTransform
 from tillwatch.evaluation.baselines import Baseline, measure_baselines, scene_features, verdicts
 from tillwatch.evaluation.evaluate import Evaluation
 from tillwatch.files import write_csv, write_json
-from tillwatch.models.saved import Classifier, dataset_of
+from tillwatch.models.motion import ARCH as MOTION_ARCH
+from tillwatch.models.motion import MOTION, motion_features
+from tillwatch.models.saved import Classifier
+from tillwatch.training.describe import Describer, Row, describe_clips
 from tillwatch.training.prepare import Job
 from tillwatch.training.runlog import RunLog
 
@@ -34,43 +39,59 @@ def compare_with_baselines(out: Path, classifier: Classifier, job: Job, evaluati
         evaluation: of the network, on the test clips.
         log: where to say what comes out.
     """
-    tested = evaluation.scores.clips
-    trained = job.side("train")
-    dataset = dataset_of(job.spec, [*trained, *tested], classifier.transform, store=job.store)
-
-    def describe(index: int) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-        try:
-            return scene_features(dataset.read(index))
-        except ClipError:
-            return None
-
-    with ThreadPoolExecutor(max(1, job.workers)) as pool:
-        described = list(pool.map(describe, range(len(dataset))))
-    lost = [clip.name for clip, row in zip(dataset.clips, described, strict=True) if row is None]
+    spec, tested, trained = job.spec, evaluation.scores.clips, job.side("train")
+    described = _describe([*trained, *tested], classifier, job)
+    lost = {row.name for rows in described.values() for row in rows if isinstance(row, Skip)}
     if lost:
-        log.note(f"the baselines leave out {count_and_names(lost)}: not readable.")
-    if any(row is None for row in described[len(trained) :]):
+        log.note(f"the baselines leave out {count_and_names(sorted(lost))}: not readable.")
+    if lost & {clip.name for clip in tested}:
         return  # other test clips than the network's would be no comparison
-    kept = [index for index in range(len(trained)) if described[index] is not None]
-    labels = np.array([label for _, label in dataset.samples], dtype=np.int64)
+    kept = [index for index, clip in enumerate(trained) if clip.name not in lost]
+    labels = np.array([spec.classes.index(clip.label) for clip in (*trained, *tested)], dtype=np.int64)
     if len(set(labels[kept])) < 2:
         return
+    test_labels = labels[len(trained) :]
     baselines = measure_baselines(
-        np.stack([row for row in described[: len(trained)] if row is not None]),
+        {name: _stacked([rows[index] for index in kept]) for name, rows in described.items()},
         labels[kept],
-        np.stack([row for row in described[len(trained) :] if row is not None]),
-        labels[len(trained) :],
-        job.spec.classes,
-        job.spec.event_indices,
+        {name: _stacked(rows[len(trained) :]) for name, rows in described.items()},
+        test_labels,
+        spec.classes,
+        spec.event_indices,
     )
-    notes = verdicts(evaluation.metrics, baselines, labels[len(trained) :], job.spec.event_indices)
-    _write(out, baselines, tested, job.spec.classes, notes)
+    notes = verdicts(evaluation.metrics, baselines, test_labels, spec.event_indices)
+    _write(out, baselines, tested, spec.classes, notes)
+    ours = "this model" if spec.arch == MOTION_ARCH else "this network"
     log.say(f"\n{'':>13}  accuracy  balanced  event AUROC")
-    for name, metrics in (*((b.name, b.metrics) for b in baselines), ("this network", evaluation.metrics)):
+    for name, metrics in (*((b.name, b.metrics) for b in baselines), (ours, evaluation.metrics)):
         auroc = "-" if metrics.event_auroc is None else f"{metrics.event_auroc:.3f}"
         log.say(f"{name:>13}  {metrics.accuracy:8.3f}  {metrics.balanced_accuracy:8.3f}  {auroc:>11}")
     for note in notes:
         log.note(note)
+
+
+def _describe(clips: Sequence[Clip], classifier: Classifier, job: Job) -> dict[str, list[Row]]:
+    """Returns what each baseline sees of each clip: a frame as the network reads it, motion as its own model reads it.
+
+    So motion's figures are the same beside every network. It costs a second decoding, once where a store keeps it.
+    """
+    options: dict[str, Any] = {"step": job.spec.step, "roi": job.spec.roi, "clips": clips, "store": job.store}
+    own = classifier.spec.num_frames, classifier.transform
+    size = MOTION.resize, MOTION.resize
+    usual = MOTION.num_frames, ClipTransform(size, size, None, None, augment=False, draft=draft_for(size))
+    wanted: dict[str, tuple[tuple[int, ClipTransform], Describer]] = {"single frame": (own, scene_features)}
+    if job.spec.arch != MOTION_ARCH:  # motion beside itself would say nothing
+        wanted["motion"] = usual, motion_features
+    return {
+        name: describe_clips(
+            VideoFrameDataset(".", job.spec.classes, num_frames, transform, **options), describer, job.workers + 1
+        )
+        for name, ((num_frames, transform), describer) in wanted.items()
+    }
+
+
+def _stacked(rows: Sequence[Row]) -> NDArray[np.float32]:
+    return np.stack([row for row in rows if not isinstance(row, Skip)])
 
 
 def _write(

@@ -10,7 +10,8 @@ from tillwatch.config import TrainConfig
 from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
 from tillwatch.evaluation.publish import publish_or_say_why
 from tillwatch.evaluation.summary import Footage
-from tillwatch.models.saved import Classifier, save_model, save_state_dict
+from tillwatch.models.architectures import save_state_dict
+from tillwatch.models.saved import Classifier, save_model
 from tillwatch.training.calibrate import calibrate
 from tillwatch.training.compare import compare_with_baselines
 from tillwatch.training.prepare import Job

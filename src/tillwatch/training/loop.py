@@ -26,13 +26,17 @@ from tillwatch.evaluation.audit_report import AUDIT_JSON
 from tillwatch.evaluation.evaluate import Evaluation
 from tillwatch.evaluation.metrics import balanced_accuracy
 from tillwatch.files import write_json, write_text
+from tillwatch.models.architectures import save_state_dict
 from tillwatch.models.backbones import KINETICS, build_model
 from tillwatch.models.memory import keep_freed_memory
+from tillwatch.models.motion import ARCH as MOTION
+from tillwatch.models.motion import MotionNetwork
 from tillwatch.models.precision import PrecisionName, lay_out
-from tillwatch.models.saved import read_classes, save_model, save_state_dict
+from tillwatch.models.saved import read_classes, save_model
 from tillwatch.training.feed import Feed, clip_feed
 from tillwatch.training.finish import finish
 from tillwatch.training.guard import NonFiniteError, StepGuard
+from tillwatch.training.motion import fit_motion
 from tillwatch.training.prepare import Job, paths_read, prepare, resolved
 from tillwatch.training.probe import head_on_features
 from tillwatch.training.run_folder import check_run_folder, claim_run_folder, write_clips
@@ -72,19 +76,15 @@ def train(
     job = prepare(data, config, log, divide_groups=divide_groups)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, _INIT))
-        network = build_model(
-            job.spec.arch,
-            len(job.spec.classes),
-            config.dropout,
-            None if config.weights == "none" else config.weights,
-            keep_head=_keeps_head(config.weights, job.spec, log),
-        )
+        network = MotionNetwork() if job.spec.arch == MOTION else _build(config, job, log)
         claim_run_folder(out)
         write_text(out / "config.yaml", to_yaml(resolved(config, job), data.resolve(), out))
         write_clips(out / CLIPS_CSV, job)
         write_json(out / AUDIT_JSON, job.audit.to_json())
         try:
-            if config.freeze == "backbone":
+            if isinstance(network, MotionNetwork):
+                skipped = fit_motion(network, job, config, out, log)
+            elif config.freeze == "backbone":
                 head, feed, skipped = head_on_features(network, job, config, log)
                 skipped |= fit(network, head, feed, job, config, out, log)
             else:
@@ -96,6 +96,16 @@ def train(
     if skipped:
         write_clips(out / CLIPS_CSV, job, skipped)
     return finish(network, job, config, out, log)
+
+
+def _build(config: TrainConfig, job: Job, log: RunLog) -> nn.Module:
+    return build_model(
+        job.spec.arch,
+        len(job.spec.classes),
+        config.dropout,
+        None if config.weights == "none" else config.weights,
+        keep_head=_keeps_head(config.weights, job.spec, log),
+    )
 
 
 def fit(

@@ -14,7 +14,9 @@ from tillwatch.data.splits import missing_classes, read_split_file, split_clips
 from tillwatch.data.store import ClipStore, default_store_folder
 from tillwatch.errors import ConfigError, DataError
 from tillwatch.evaluation.audit_report import AuditReport
-from tillwatch.models.backbones import KINETICS, backbone, check_input_size, fetch_kinetics
+from tillwatch.models.architectures import architecture, check_input_size
+from tillwatch.models.backbones import KINETICS, fetch_kinetics
+from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.models.precision import Precision, PrecisionName, check_compiler, choose_precision
 from tillwatch.models.saved import choose_device
 from tillwatch.training.auditing import Audited, audit_catalog, check_groups
@@ -75,6 +77,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
     Raises:
         ConfigError, DataError, ModelError: if settings, data or weights cannot be used.
     """
+    config = settled(config)
     num_frames, resize, crop = _sizes(config)
     check_input_size(config.arch, num_frames, crop)
     early = _early(config, num_frames, crop)
@@ -116,7 +119,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
     audited = _audit(catalog, event, config, num_frames, store, log)
     catalog = audited.catalog
     sides = _split(catalog, config, log, divide_groups)
-    known = backbone(config.arch)
+    known = architecture(config.arch)
     learnt_from = [clip for clip in catalog.clips if sides[clip.name] == "train"]
     spec = ClipSpec(
         arch=config.arch,
@@ -160,7 +163,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
 
 def resolved(config: TrainConfig, job: Job) -> TrainConfig:
     """Fills in what was left to be chosen, so that config.yaml repeats the run elsewhere."""
-    spec = job.spec
+    config, spec = settled(config), job.spec
     return replace(
         config,
         classes=spec.classes,
@@ -177,6 +180,31 @@ def resolved(config: TrainConfig, job: Job) -> TrainConfig:
     )
 
 
+def settled(config: TrainConfig) -> TrainConfig:
+    """Settles what the motion model leaves open: it starts from nothing, on the CPU, on whole frames.
+
+    Raises:
+        ConfigError: if it is asked for what only networks have.
+    """
+    if config.arch != MOTION:
+        return config
+    for said, name in (
+        (config.weights not in (KINETICS, "none"), "--weights"),
+        (config.freeze != "none", "--freeze"),
+        (config.compile, "--compile"),
+        (bool(config.early_share), "--early-share, or --recipe fast"),
+        (config.precision not in ("auto", "fp32"), f"--precision {config.precision}"),
+        (config.device == "cuda", "--device cuda"),
+        (config.save_as is not None, "--save-as"),
+    ):
+        if said:
+            raise ConfigError(f"--arch {MOTION} is trees and no network, so it has no use for {name}; drop it.")
+    if config.crop is not None and config.resize not in (None, config.crop):
+        raise ConfigError(f"--arch {MOTION} looks at whole frames; drop --crop {config.crop}, or give no --resize.")
+    size = config.resize or config.crop
+    return replace(config, weights="none", device="cpu", normalize=False, resize=size, crop=size)
+
+
 def paths_read(data: Path, config: TrainConfig) -> list[Path]:
     """Returns the files and folders that a training reads, the data folder first."""
     paths = [data] if config.split_file is None else [data, config.split_file]
@@ -185,7 +213,7 @@ def paths_read(data: Path, config: TrainConfig) -> list[Path]:
 
 def _sizes(config: TrainConfig) -> tuple[int, Size, Size]:
     """Returns frames, resize and crop, the network's own where nothing else is said."""
-    known = backbone(config.arch)
+    known = architecture(config.arch)
     resize, crop = config.resize or known.resize, config.crop or known.crop
     if crop > resize:
         raise ConfigError(
@@ -196,6 +224,8 @@ def _sizes(config: TrainConfig) -> tuple[int, Size, Size]:
 
 
 def _precision(config: TrainConfig, device: str) -> Precision:
+    if config.arch == MOTION:
+        return Precision("fp32", "flow and trees are computed by OpenCV and scikit-learn")
     if config.freeze == "backbone" and config.precision == "auto":
         return Precision("fp32", "as scores are: the backbone is run once")
     return choose_precision(config.precision, device, config.arch)
@@ -205,7 +235,7 @@ def _early(config: TrainConfig, num_frames: int, crop: Size) -> Early | None:
     """Returns what ``--early-share`` asks for, at sizes that the network can take."""
     if not config.early_epochs:
         return None
-    known = backbone(config.arch)
+    known = architecture(config.arch)
     if known.fixed:
         raise ConfigError(f"{config.arch} takes clips of one size only; drop --early-share, or --recipe fast.")
     frames = max(known.min_frames, min(2, num_frames), round(num_frames * config.early_frames))

@@ -25,6 +25,7 @@ RUN_FILES = (
     "model.json",
     "model.pth",
     "model_card.md",
+    "model.skops",
     "predictions.csv",
     "report.html",
 )

@@ -22,7 +22,7 @@ class EpochMetrics:
         train_loss: mean cross entropy of the clips drawn, with augmentation and dropout.
         val_loss: mean cross entropy of the validation clips; None if nothing was held out.
         val_balanced_accuracy: mean recall of the classes; None likewise.
-        lr: learning rate of the epoch.
+        lr: learning rate of the epoch; None for what has none.
         seconds: of the whole epoch, validation included.
         clips_per_s: of training alone, loading included.
         data_wait_s: seconds that training waited for clips.
@@ -32,7 +32,7 @@ class EpochMetrics:
     train_loss: float
     val_loss: float | None
     val_balanced_accuracy: float | None
-    lr: float
+    lr: float | None
     seconds: float
     clips_per_s: float
     data_wait_s: float
@@ -87,9 +87,10 @@ class RunLog:
             if metrics.val_loss is None
             else f"  validation loss {metrics.val_loss:.4f}, balanced accuracy {metrics.val_balanced_accuracy:.3f}"
         )
+        rate = "" if metrics.lr is None else f"lr {metrics.lr:.0e}  "
         self.say(
             f"epoch {metrics.epoch:>2}/{epochs}  train loss {metrics.train_loss:.4f}{validation}  "
-            f"lr {metrics.lr:.0e}  {metrics.seconds:.0f} s, {metrics.clips_per_s:.2f} clips/s"
+            f"{rate}{metrics.seconds:.0f} s, {metrics.clips_per_s:.2f} clips/s"
             f"{'  best so far' if best else ''}"
         )
 
