@@ -61,12 +61,15 @@ class Calibration:
     ece_by_chance_95: float
 
 
-def fit_temperature(log_probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> Temperature:
+def fit_temperature(
+    log_probabilities: NDArray[np.float64], labels: NDArray[np.int64], *, on: str = "validation"
+) -> Temperature:
     """Fits the temperature that makes the labels most likely (Guo et al., 2017).
 
     Args:
         log_probabilities: float64 ``(N, classes)``; logits do as well, a temperature acts on both alike.
         labels: int64 ``(N,)``.
+        on: what the clips are, for the source: "validation" or "out-of-fold".
 
     Returns:
         Within 0.2 to 10; 1 if there are fewer than 50 clips or 10 of a class, and the source says so.
@@ -75,7 +78,7 @@ def fit_temperature(log_probabilities: NDArray[np.float64], labels: NDArray[np.i
     if len(labels) < MIN_CLIPS or counts.min() < MIN_CLIPS_OF_CLASS:
         return Temperature(
             value=1.0,
-            source=f"left at 1: {len(labels)} validation clips, {int(counts.min())} of the rarest class; a fit takes "
+            source=f"left at 1: {len(labels)} {on} clips, {int(counts.min())} of the rarest class; a fit takes "
             f"{MIN_CLIPS}, and {MIN_CLIPS_OF_CLASS} of each class",
         )
 
@@ -93,9 +96,9 @@ def fit_temperature(log_probabilities: NDArray[np.float64], labels: NDArray[np.i
         if loss(math.log(bound)) <= float(found.fun):  # the search ends just inside of its bounds
             return Temperature(
                 value=bound,
-                source=f"fitted on {len(labels)} validation clips, at its bound of {bound:g}: the scores say little",
+                source=f"fitted on {len(labels)} {on} clips, at its bound of {bound:g}: the scores say little",
             )
-    return Temperature(value=value, source=f"fitted on {len(labels)} validation clips")
+    return Temperature(value=value, source=f"fitted on {len(labels)} {on} clips")
 
 
 def apply_temperature(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
@@ -118,7 +121,12 @@ def logs(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def calibration(
-    event_probabilities: NDArray[np.float64], is_event: NDArray[np.bool_], *, num_bins: int = 10, seed: int = 0
+    event_probabilities: NDArray[np.float64],
+    is_event: NDArray[np.bool_],
+    *,
+    num_bins: int = 10,
+    seed: int = 0,
+    repeats: int = 1,
 ) -> Calibration:
     """Compares event probabilities with the truth.
 
@@ -127,6 +135,7 @@ def calibration(
         is_event: bool ``(N,)``.
         num_bins: of equal width.
         seed: of the simulation that gives the level of chance.
+        repeats: of the same clips, one after another; a clip's label is drawn once for all of them.
     """
     bins = np.minimum((event_probabilities * num_bins).astype(int), num_bins - 1)
     clips = np.bincount(bins, minlength=num_bins)
@@ -135,7 +144,8 @@ def calibration(
     random = np.random.default_rng(seed)
     chance = []
     for _ in range(_SIMULATED):  # labels drawn as if the scores were right
-        drawn = np.bincount(bins, random.random(len(bins)) < event_probabilities, num_bins)
+        of_clips = np.tile(random.random(len(bins) // repeats), repeats)
+        drawn = np.bincount(bins, of_clips < event_probabilities, num_bins)
         chance.append(np.abs(drawn - scores).sum() / len(bins))
     return Calibration(
         bins=tuple(

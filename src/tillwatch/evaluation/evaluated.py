@@ -61,6 +61,8 @@ class Evaluated:
         classes, event: names in label order, and those worth an alarm.
         probabilities: float64 ``(R, N, classes)``, R repeats of a cross-validation, otherwise 1.
         threshold, point_source: the operating point, and how it came about.
+        own_thresholds: float64 ``(R, N)``, of the fold that tested each clip, chosen on that fold's validation clips:
+            recall, precision and alarms are at these. None where one threshold stands for all.
         split: what the clips are: "test", "out of fold", "train", "all".
         normal_hours: of footage that these normal clips stand for, once; None if unknown.
         clip_seconds, prevalence: mean length, and the user's own share of events; None if unknown.
@@ -83,6 +85,7 @@ class Evaluated:
     threshold: float
     point_source: str
     split: str
+    own_thresholds: NDArray[np.float64] | None = None
     normal_hours: float | None = None
     clip_seconds: float | None = None
     prevalence: float | None = None
@@ -116,6 +119,19 @@ class Evaluated:
         """Event probabilities, float64 ``(R, N)``."""
         scores: NDArray[np.float64] = self.probabilities[..., list(self.event_indices)].sum(-1)
         return scores
+
+    @property
+    def thresholds(self) -> NDArray[np.float64]:
+        """The operating point that each score is held against, float64 ``(R, N)``."""
+        if self.own_thresholds is not None:
+            return self.own_thresholds
+        return np.full(self.probabilities.shape[:2], self.threshold)
+
+    @property
+    def alarms(self) -> NDArray[np.bool_]:
+        """Which scores reach it, bool ``(R, N)``."""
+        reached: NDArray[np.bool_] = self.event_scores >= self.thresholds
+        return reached
 
 
 def read_evaluated(source: Path, told: Told | None = None) -> Evaluated:
@@ -169,6 +185,7 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         threshold=threshold,
         point_source=source,
         split=split,
+        own_thresholds=_own_thresholds(rows, first.names) if crossval and told.threshold is None else None,
         normal_hours=_hours(record, clips, normal, event, told.normal_hours),
         clip_seconds=_mean(_seconds(clips, first.names)),
         prevalence=settings.get("prevalence"),
@@ -268,6 +285,15 @@ def _point(record: Mapping[str, Any], told: Told) -> tuple[float, str]:
     if isinstance(point, Mapping) and isinstance(point.get("threshold"), int | float):
         return float(point["threshold"]), str(point.get("source", "not told"))
     return 0.5, "default, not chosen on data"
+
+
+def _own_thresholds(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> NDArray[np.float64] | None:
+    """Returns the threshold of the fold that tested each clip, ``(R, N)``; None if the table does not tell them."""
+    try:
+        told = {(row.get("repeat", ""), row["path"]): float(row["threshold"]) for row in rows}
+    except (KeyError, ValueError):
+        return None
+    return np.array([[told[repeat, name] for name in names] for repeat in dict.fromkeys(repeat for repeat, _ in told)])
 
 
 def _hours(

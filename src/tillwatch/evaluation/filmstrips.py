@@ -60,7 +60,7 @@ class Strip:
 def choose_shown(found: Evaluated) -> list[Shown]:
     """Returns the mistakes furthest on the wrong side of the operating point, then the events found most surely."""
     scores, events = found.event_scores, found.is_event
-    alarm = scores >= found.threshold
+    alarm = found.alarms
     wrong = alarm != events
     entries = [(float(scores[r, n]), r, n) for r in range(found.repeats) for n in range(len(found.names))]
     # How far wrong: a missed event at 0 and a false alarm at 1 are alike.

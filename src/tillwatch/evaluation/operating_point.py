@@ -25,14 +25,14 @@ class Alarms:
     """False alarms an hour of normal footage.
 
     Attributes:
-        count: false alarms seen.
+        count: false alarms seen; of repeats of a cross-validation, their mean.
         hours: of normal footage they were seen in.
         per_hour: the one by the other.
         low, high: exact 95 % Poisson interval (Garwood, 1936); with no false alarm ``high`` is the
             one-sided 95 % bound.
     """
 
-    count: int
+    count: float
     hours: float
     per_hour: float
     low: float
@@ -121,14 +121,17 @@ def choose_threshold(
 
 
 def measure(
-    scores: NDArray[np.float64], is_event: NDArray[np.bool_], threshold: float, hours: float | None = None
+    scores: NDArray[np.float64],
+    is_event: NDArray[np.bool_],
+    threshold: float | NDArray[np.float64],
+    hours: float | None = None,
 ) -> AtPoint:
     """Measures what a threshold does on labelled clips.
 
     Args:
         scores: float64 ``(N,)``, event probabilities.
         is_event: bool ``(N,)``.
-        threshold: a clip that reaches it is an alarm.
+        threshold: a clip that reaches it is an alarm; float64 ``(N,)`` where each clip has its own.
         hours: of normal footage that the clips which are no event stand for.
     """
     alarm = scores >= threshold
@@ -145,7 +148,7 @@ def measure(
     )
 
 
-def false_alarms_per_hour(count: int, hours: float) -> Alarms:
+def false_alarms_per_hour(count: float, hours: float) -> Alarms:
     """Returns a rate with its exact Poisson interval; "0 in 3 h" carries an upper bound of 1 an hour."""
     low = float(stats.chi2.ppf(0.025, 2 * count)) / 2 if count else 0.0
     high = float(stats.chi2.ppf(0.975 if count else 0.95, 2 * count + 2)) / 2

@@ -19,9 +19,10 @@ from tillwatch.errors import RunError, one_line
 from tillwatch.evaluation import plots
 from tillwatch.evaluation.curves import Step, pr_curve, roc_curve, threshold_steps
 from tillwatch.evaluation.evaluated import Evaluated, Told, read_evaluated
-from tillwatch.evaluation.findings import Rival, parts, pooled, rivals, summary_of, verdict
+from tillwatch.evaluation.findings import parts, pooled, rivals, summary_of, verdict
 from tillwatch.evaluation.intervals import MIN_GROUPS
-from tillwatch.evaluation.operating_point import false_alarms_per_hour
+from tillwatch.evaluation.operating_point import Alarms, false_alarms_per_hour
+from tillwatch.evaluation.paired import Rival
 from tillwatch.evaluation.summary import Summary
 from tillwatch.files import write_text
 
@@ -87,6 +88,7 @@ def render_report(found: Evaluated, strips: Sequence[Any] = (), looked_note: str
         "summary": summary,
         "point": summary.at_point,
         "threshold": found.threshold,
+        "at_which": _at_which(found),
         "event": " or ".join(found.event),
         "repeats": found.repeats,
         "notes": found.notes,
@@ -189,7 +191,7 @@ def _compared(summary: Summary, compared: Sequence[Rival]) -> dict[str, Any]:
 
 
 def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
-    is_event, scores, groups, _ = pooled(found)
+    is_event, scores, groups = pooled(found)
     roc, pr = roc_curve(is_event, scores, groups), pr_curve(is_event, scores, groups)
     if roc is None or pr is None:
         return {"roc": None, "pr": None, "band_note": ""}
@@ -213,17 +215,19 @@ def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
 
 
 def _explorer(found: Evaluated, summary: Summary) -> dict[str, Any]:
-    is_event, scores, _, hours = pooled(found)
+    is_event, scores, _ = pooled(found)
     thresholds = [step / SLIDER_STEPS for step in range(SLIDER_STEPS + 1)]
     events, others = summary.at_point.events, summary.at_point.others
     rows = [
-        _explorer_row(step, events, others, hours)
+        _explorer_row(step, events, others, found)
         for step in threshold_steps(is_event, scores, [*thresholds, found.threshold])
     ]
     names = ("threshold", "recall", "found", "precision", "alarms", "false", "others", "rate", "bounds")
+    alarms = summary.at_point.alarms
     return {
         "explorer": {"rows": rows[:-1], "point": rows[-1]},
         "at_point": dict(zip(names, rows[-1][1:], strict=True)),
+        "rate": None if alarms is None else _rate(alarms),
         "point_source": found.point_source,
         "point_note": _point_note(found),
         "score_plot": plots.score_plot(
@@ -236,23 +240,31 @@ def _explorer(found: Evaluated, summary: Summary) -> dict[str, Any]:
     }
 
 
+def _at_which(found: Evaluated) -> str:
+    """Says at which threshold recall and precision stand."""
+    if found.own_thresholds is None:
+        return f"the operating point, {found.threshold:.4f}"
+    low, high = float(found.own_thresholds.min()), float(found.own_thresholds.max())
+    return f"each fold's own operating point, {low:.4f} to {high:.4f}, chosen on its validation clips"
+
+
 def _point_note(found: Evaluated) -> str:
     """Says whether the operating point had seen the clips that it is measured on."""
     same = "out-of-fold" in found.point_source or found.split == "validation"
     if same or (found.split == "all" and found.kind == "run"):
-        return "It was chosen on these very clips, or some of them, so what it does here flatters."
+        note = "It was chosen on these very clips, or some of them, so what it does here flatters."
+        if found.own_thresholds is not None:
+            note += " The figures above do not: there each fold has its own threshold, chosen without its test clips."
+        return note
     return "None of these clips had a part in that." if "validation" in found.point_source else ""
 
 
-def _explorer_row(step: Step, events: int, others: int, hours: float | None) -> list[Any]:
+def _explorer_row(step: Step, events: int, others: int, found: Evaluated) -> list[Any]:
     """Returns a threshold and what the explorer writes for it, so that the page has nothing to compute."""
     alarms = step.found + step.false_alarms
     rate, bounds = NONE, "hours of normal footage not known" if others else "no normal clips"
-    if hours and others:
-        found = false_alarms_per_hour(step.false_alarms, hours)
-        rate = f"{found.per_hour:.3g}"
-        bounds = f"{found.low:.3g} to {found.high:.3g}" if found.count else f"at most {found.high:.3g}"
-        bounds += f", in {hours:.3g} h"
+    if found.normal_hours and others:
+        rate, bounds = _rate(false_alarms_per_hour(step.false_alarms / found.repeats, found.normal_hours))
     return [
         step.threshold,
         f"{step.threshold:.4f}",
@@ -265,6 +277,12 @@ def _explorer_row(step: Step, events: int, others: int, hours: float | None) -> 
         rate,
         bounds,
     ]
+
+
+def _rate(alarms: Alarms) -> tuple[str, str]:
+    """Returns false alarms an hour, and their bounds."""
+    bounds = f"{alarms.low:.3g} to {alarms.high:.3g}" if alarms.count else f"at most {alarms.high:.3g}"
+    return f"{alarms.per_hour:.3g}", f"{bounds}, in {alarms.hours:.3g} h"
 
 
 def _confusion(found: Evaluated, summary: Summary) -> dict[str, Any]:

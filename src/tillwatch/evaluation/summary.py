@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,17 @@ from numpy.typing import NDArray
 from tillwatch.evaluation import figures
 from tillwatch.evaluation.calibration import Calibration, calibration
 from tillwatch.evaluation.intervals import Interval, Statistic, group_interval, too_few, why_no_interval
-from tillwatch.evaluation.operating_point import AtPoint, expected_a_day, measure
+from tillwatch.evaluation.operating_point import AtPoint, expected_a_day, false_alarms_per_hour, measure
 
 SECONDS_A_DAY = 86400
+
+REPEATED = (
+    "each figure is the mean of {repeats} repeats, counts are of all of them; intervals are of that mean, by group, "
+    "with each clip once: repeats are no new clips."
+)
+
+#: A figure as a function of the clips' weights, and of what kinds of clips it needs groups.
+Weighed = tuple[Statistic, NDArray[np.int64] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +62,7 @@ class Summary:
         figures: accuracy, balanced accuracy, event AUROC and average precision; the event's recall, precision and F1 at
             the threshold.
         calibration: of the event probability; None unless events and others occur.
-        at_point: what the threshold does.
+        at_point: what the threshold does; counts are of all repeats, false alarms an hour their mean.
         alarms_a_day, true_share: for the user's own prevalence, one camera all day; None if that was not told.
         sentences: what must stand beside the figures.
     """
@@ -66,8 +74,9 @@ class Summary:
     true_share: float | None
     sentences: tuple[str, ...]
 
-    def lines(self, threshold: float) -> list[str]:
-        """Returns it to read, a line for each thing that is said."""
+    def lines(self, threshold: float | None) -> list[str]:
+        """Returns it to read, a line for each thing that is said; no threshold where each fold had its own."""
+        where = "with each fold's own threshold" if threshold is None else f"from event probability {threshold:.4f} on"
         named = {name: str(figure) for name, figure in self.figures.items()}
         lines = [f"accuracy {named['accuracy']}, balanced accuracy {named['balanced_accuracy']}"]
         if self.calibration is not None:
@@ -76,13 +85,11 @@ class Summary:
                 f"calibration error {self.calibration.ece:.3f}; perfect scores would have "
                 f"{self.calibration.ece_by_chance:.3f} on as many clips"
             )
-        lines.append(
-            f"from event probability {threshold:.4f} on: recall {named['recall']}, precision {named['precision']}"
-        )
+        lines.append(f"{where}: recall {named['recall']}, precision {named['precision']}")
         if (alarms := self.at_point.alarms) is not None:
             lines.append(
-                f"{alarms.count} false alarms in {alarms.hours:.3g} h of normal footage: {alarms.per_hour:.3g} an hour "
-                f"({alarms.low:.3g} to {alarms.high:.3g})"
+                f"{alarms.count:g} false alarms in {alarms.hours:.3g} h of normal footage: "
+                f"{alarms.per_hour:.3g} an hour ({alarms.low:.3g} to {alarms.high:.3g})"
             )
         if self.alarms_a_day is not None:
             true = "none of them" if self.true_share is None else f"{100 * self.true_share:.1f} % of them"
@@ -99,30 +106,40 @@ def summarize(
     probabilities: NDArray[np.float64],
     groups: Sequence[str],
     event_indices: Sequence[int],
-    threshold: float,
+    threshold: float | NDArray[np.float64],
     footage: Footage | None = None,
 ) -> Summary:
     """Computes the headline figures of scored clips.
 
     Args:
         labels: int64 ``(N,)``.
-        probabilities: float64 ``(N, classes)``, calibrated.
+        probabilities: float64 ``(N, classes)``, calibrated; ``(R, N, classes)`` of a cross-validation's repeats.
         groups: of the clips.
         event_indices: columns whose sum is the event probability.
-        threshold: the operating point.
+        threshold: the operating point; float64 ``(R, N)`` where each fold has its own.
         footage: what the clips stand for.
     """
     footage = footage or Footage()
+    several = probabilities.reshape(-1, *probabilities.shape[-2:])
+    repeats = len(several)
     is_event = np.isin(labels, list(event_indices))
-    scores = probabilities[:, list(event_indices)].sum(1)
+    scores: NDArray[np.float64] = several[..., list(event_indices)].sum(-1)
+    thresholds = np.broadcast_to(np.asarray(threshold, dtype=np.float64), scores.shape)
     events, others = int(is_event.sum()), int((~is_event).sum())
-    point = measure(scores, is_event, threshold, footage.normal_hours)
+    point = _at_point(scores, is_event, thresholds, footage.normal_hours)
     alarms_a_day, true_share = _a_day(point, footage)
     both = is_event.astype(np.int64)
-    sentences = (why_no_interval(groups, both if events and others else None), too_few(events, others))
+    sentences = (
+        why_no_interval(groups, both if events and others else None),
+        too_few(events, others),
+        REPEATED.format(repeats=repeats) if repeats > 1 else None,
+    )
+    statistics = mean_statistics(labels, several, event_indices, thresholds)
     return Summary(
-        figures=_figures(statistics(labels, probabilities, event_indices, threshold), len(labels), groups),
-        calibration=calibration(scores, is_event) if events and others else None,
+        figures={name: figure_of(weighed, groups) for name, weighed in statistics.items()},
+        calibration=calibration(scores.ravel(), np.tile(is_event, repeats), repeats=repeats)
+        if events and others
+        else None,
         at_point=point,
         alarms_a_day=alarms_a_day,
         true_share=true_share,
@@ -130,17 +147,48 @@ def summarize(
     )
 
 
-def statistics(
-    labels: NDArray[np.int64], probabilities: NDArray[np.float64], event_indices: Sequence[int], threshold: float
-) -> dict[str, tuple[Statistic, NDArray[np.int64] | None]]:
-    """Returns each headline figure as a function of the clips' weights, and of what kinds of clips it needs groups.
+def mean_statistics(
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    event_indices: Sequence[int],
+    thresholds: NDArray[np.float64],
+) -> dict[str, Weighed]:
+    """Returns each headline figure as a function of the clips' weights: the mean of the repeats'.
 
     Args:
-        labels, probabilities, event_indices, threshold: as :func:`summarize` takes them.
+        labels: int64 ``(N,)``.
+        probabilities: float64 ``(R, N, classes)``.
+        event_indices: columns whose sum is the event probability.
+        thresholds: float64 ``(R, N)``.
     """
+    several = [
+        _statistics(labels, one, event_indices, threshold)
+        for one, threshold in zip(probabilities, thresholds, strict=True)
+    ]
+    return {name: _mean([one[name] for one in several]) for name in several[0]}
+
+
+def figure_of(weighed: Weighed, groups: Sequence[str]) -> Figure:
+    """Computes a figure with its interval by group."""
+    statistic, kinds = weighed
+    value = statistic(np.ones(len(groups)))
+    return Figure(value=None if np.isnan(value) else value, interval=group_interval(statistic, groups, kinds=kinds))
+
+
+def _mean(several: Sequence[Weighed]) -> Weighed:
+    # Groups are counted in one repeat: further ones bring no new clips.
+    return lambda weights: float(np.mean([statistic(weights) for statistic, _ in several])), several[0][1]
+
+
+def _statistics(
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    event_indices: Sequence[int],
+    thresholds: NDArray[np.float64],
+) -> dict[str, Weighed]:
     predicted, is_event = probabilities.argmax(1), np.isin(labels, list(event_indices))
     scores = probabilities[:, list(event_indices)].sum(1)
-    alarm, both = scores >= threshold, is_event.astype(np.int64)
+    alarm, both = scores >= thresholds, is_event.astype(np.int64)
     return {
         "accuracy": (lambda w: figures.share(labels == predicted, w), None),
         "balanced_accuracy": (lambda w: figures.mean_recall(labels, predicted, w), labels),
@@ -152,15 +200,16 @@ def statistics(
     }
 
 
-def _figures(
-    wanted: dict[str, tuple[Statistic, NDArray[np.int64] | None]], clips: int, groups: Sequence[str]
-) -> dict[str, Figure]:
-    found = {}
-    for name, (statistic, kinds) in wanted.items():
-        value = statistic(np.ones(clips))
-        interval = group_interval(statistic, groups, kinds=kinds)
-        found[name] = Figure(value=None if np.isnan(value) else value, interval=interval)
-    return found
+def _at_point(
+    scores: NDArray[np.float64], is_event: NDArray[np.bool_], thresholds: NDArray[np.float64], hours: float | None
+) -> AtPoint:
+    """Measures what the thresholds do in all repeats; each sees the same footage, so its hours count once."""
+    repeats = len(scores)
+    point = measure(scores.ravel(), np.tile(is_event, repeats), thresholds.ravel())
+    if not hours or not point.others:
+        return point
+    count = point.false_alarms / repeats if repeats > 1 else point.false_alarms
+    return replace(point, alarms=false_alarms_per_hour(count, hours))
 
 
 def _a_day(point: AtPoint, footage: Footage) -> tuple[float | None, float | None]:

@@ -11,14 +11,21 @@ from tillwatch.evaluation.evaluate import Evaluation, evaluate_split
 from tillwatch.evaluation.publish import publish_or_say_why
 from tillwatch.evaluation.summary import Footage
 from tillwatch.models.architectures import save_state_dict
-from tillwatch.models.saved import Classifier, save_model
+from tillwatch.models.saved import Classifier, OperatingPoint, save_model
 from tillwatch.training.calibrate import calibrate
 from tillwatch.training.compare import compare_with_baselines
 from tillwatch.training.prepare import Job
 from tillwatch.training.runlog import RunLog
 
 
-def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLog) -> Evaluation:
+def finish(
+    network: nn.Module,
+    job: Job,
+    config: TrainConfig,
+    out: Path,
+    log: RunLog,
+    calibrated: tuple[float, OperatingPoint] | None = None,
+) -> Evaluation:
     """Saves a trained network as a run's model and evaluates it.
 
     Args:
@@ -27,11 +34,12 @@ def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: Ru
         config: batch size, another name for the weights.
         out: the run folder.
         log: where to say what happens.
+        calibrated: temperature and operating point, if they are known; from the validation clips otherwise.
 
     Returns:
         The evaluation on the test clips, or on the training clips if nothing was held out.
     """
-    temperature, point = calibrate(Classifier(network, job.spec, device=job.device), job, config, log)
+    temperature, point = calibrated or calibrate(Classifier(network, job.spec, device=job.device), job, config, log)
     sha256 = save_model(out, network, job.spec, temperature=temperature, operating_point=point)
     if config.save_as is not None:
         save_state_dict(out / config.save_as, network)
