@@ -64,6 +64,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_a_run_has_the_files_of_any_run_and_model_skops(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
+        "audit.json",
         "baselines.csv",
         "baselines.json",
         "classification_report.txt",
@@ -73,7 +74,9 @@ def test_a_run_has_the_files_of_any_run_and_model_skops(run: Path) -> None:
         "metrics.csv",
         "model.json",
         "model.skops",
+        "model_card.md",
         "predictions.csv",
+        "report.html",
     }
     record = json.loads((run / "model.json").read_text())
     assert record["sha256"] == sha256_of(run / "model.skops")
