@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from rich.console import Console
 
 from tillwatch.config import TrainConfig, flag, to_yaml
 from tillwatch.data.catalog import Clip
@@ -97,7 +96,7 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
     log = log or RunLog()
     if not config.hold_out or config.split_file is not None:
         raise ConfigError("cross-validation makes its own splits; drop --split-file, --no-hold-out, --recipe original.")
-    job = prepare(data, _on_all(config, config.epochs), RunLog(Console(quiet=True)))
+    job = prepare(data, config, log, split=False)
     splits = _splits(job.catalog.clips, config.seed, folds)
     whole = _claim(data, out, config, folds, job, splits)
     if folds.grouping == "random":
@@ -113,13 +112,15 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
         shutil.rmtree(run, ignore_errors=True)
         split_file = out / "splits" / f"{number}.csv"
         settings = replace(config, split_file=split_file, seed=config.seed + repeat, overwrite=False)
-        train(data, run, settings, log, divide_groups=folds.grouping == "random")
+        # Its clips are shown in the report of all folds.
+        divide = folds.grouping == "random"
+        train(data, run, settings, log, divide_groups=divide, prepared=job, pictures=False)
         write_text(_mark(out, number), "")
     write_json(out / AUDIT_JSON, job.audit.to_json())
     result = _collect(out, folds, job)
     publish_or_say_why(out, log.note, clips=job.catalog.clips)
     if folds.final:
-        _train_final(data, out, config, len(splits), log)
+        _train_final(data, out, config, len(splits), log, job)
     return result
 
 
@@ -265,14 +266,14 @@ def _metrics(job: Job, rows: Sequence[Mapping[str, str]], repeat: int, fold: int
     return compute_metrics(labels, probabilities, classes, job.spec.event_indices)
 
 
-def _train_final(data: Path, out: Path, config: TrainConfig, folds: int, log: RunLog) -> None:
+def _train_final(data: Path, out: Path, config: TrainConfig, folds: int, log: RunLog, job: Job) -> None:
     if (out / "final" / "evaluation.json").is_file():
         log.say(f"the model on all clips is in {out / 'final'} already")
         return
     shutil.rmtree(out / "final", ignore_errors=True)
     epochs = int(np.median([_best_epoch(out / "folds" / str(number), config) for number in range(1, folds + 1)]))
     log.say(f"final model on all clips: {epochs} epochs, the median best epoch of the folds")
-    train(data, out / "final", replace(_on_all(config, max(1, epochs)), overwrite=False), log)
+    train(data, out / "final", replace(_on_all(config, max(1, epochs)), overwrite=False), log, prepared=job)
 
 
 def _best_epoch(run: Path, config: TrainConfig) -> int:

@@ -18,7 +18,9 @@ from tillwatch.training.prepare import Job
 from tillwatch.training.runlog import RunLog
 
 
-def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLog) -> Evaluation:
+def finish(
+    network: nn.Module, job: Job, config: TrainConfig, out: Path, log: RunLog, *, pictures: bool = True
+) -> Evaluation:
     """Saves a trained network as a run's model and evaluates it.
 
     Args:
@@ -27,6 +29,7 @@ def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: Ru
         config: batch size, another name for the weights.
         out: the run folder.
         log: where to say what happens.
+        pictures: whether the report shows clips; drawing them takes up to a minute.
 
     Returns:
         The evaluation on the test clips, or on the training clips if nothing was held out.
@@ -53,5 +56,5 @@ def finish(network: nn.Module, job: Job, config: TrainConfig, out: Path, log: Ru
         )
     if config.hold_out and config.baselines:
         compare_with_baselines(out, classifier, job, evaluation, log)
-    publish_or_say_why(out, log.note, classifier=classifier, clips=evaluation.scores.clips)
+    publish_or_say_why(out, log.note, classifier=classifier, clips=evaluation.scores.clips, pictures=pictures)
     return evaluation
