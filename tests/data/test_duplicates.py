@@ -98,7 +98,7 @@ def test_kept_fingerprints_are_those_of_the_clips(data: Path, tmp_path: Path) ->
 
 
 def nearly_still(scene: int, film: int, coded: bool = False) -> Fingerprint:
-    """A film of one camera in which something of four grey levels passes; coding smooths noise and some of that away."""
+    """A film in which something of four grey levels passes; coding smooths away noise and some of that."""
     background = cv2.GaussianBlur(np.random.default_rng(scene).uniform(0, 255, (SIDE, SIDE)), (0, 0), 1.5)
     draws, noise = np.random.default_rng(film), np.random.default_rng([film, coded])
     row, column = draws.integers(2, 16, 2)
