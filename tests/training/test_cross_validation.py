@@ -127,3 +127,15 @@ def test_bad_plans_are_refused(tiny_run: tuple[Path, Path], tiny_config: Config,
     (tmp_path / "mine" / "letter.txt").touch()
     with pytest.raises(RunError, match="exists already"):
         cross_validate(tiny_run[0], tmp_path / "mine", tiny_config(), Folds(folds=3))
+
+
+def test_clips_are_looked_at_once_and_folds_show_none(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path
+) -> None:
+    log, out = quiet(), tmp_path / "cv"
+    cross_validate(tiny_run[0], out, tiny_config(group_pattern=r"day\d"), Folds(folds=2), log)
+    assert log.console.export_text().count("audit of 24 clips") == 1
+    assert "<img" in (out / "report.html").read_text()
+    for fold in ("1", "2"):
+        assert "<img" not in (out / "folds" / fold / "report.html").read_text()
+        assert (out / "folds" / fold / "audit.json").read_bytes() == (out / "audit.json").read_bytes()
