@@ -102,7 +102,7 @@ def nearly_still(scene: int, film: int, coded: bool = False) -> Fingerprint:
     background = cv2.GaussianBlur(np.random.default_rng(scene).uniform(0, 255, (SIDE, SIDE)), (0, 0), 1.5)
     draws, noise = np.random.default_rng(film), np.random.default_rng([film, coded])
     row, column = draws.integers(2, 16, 2)
-    frames = np.tile(background, (60, 1, 1))
+    frames = np.tile(background, (60, 1, 1)).astype(np.float64)
     for time in range(60):
         frames[time, row : row + 8, column + time // 6 : column + 4 + time // 6] += 3 if coded else 4
     frames += noise.normal(0, 0.2 if coded else 0.3, frames.shape)

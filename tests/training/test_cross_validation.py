@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import find_clips
@@ -99,6 +100,23 @@ def test_a_broken_off_cross_validation_goes_on_and_ends_the_same(
     cross_validate(tiny_run[0], out, config, Folds(folds=4), quiet())
     assert trained == ["1", "2", "3", "3", "4"]
     assert (out / "predictions.csv").read_bytes() == (crossval / "predictions.csv").read_bytes()
+
+
+def test_hours_of_footage_and_a_budget_reach_every_fold_and_the_final_model_goes_without(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, make_video: Any
+) -> None:
+    make_video(tmp_path / "footage" / "day.mp4", num_frames=72, fps=10)
+    config = tiny_config(
+        group_pattern=r"day\d", baselines=False, max_false_alarms_per_hour=1e6, normal_footage=tmp_path / "footage"
+    )
+    cross_validate(tiny_run[0], tmp_path / "cv", config, Folds(folds=2, final=True), quiet())
+    for number in ("1", "2"):
+        settings = yaml.safe_load((tmp_path / "cv" / "folds" / number / "config.yaml").read_text())
+        assert settings["normal_hours"] == pytest.approx(7.2 / 3600)
+        assert "normal_footage" not in settings
+        model = json.loads((tmp_path / "cv" / "folds" / number / "model.json").read_text())
+        assert "1e+06 false alarms an hour" in model["operating_point"]["source"]
+    assert (tmp_path / "cv" / "final" / "model.pth").is_file()
 
 
 def test_random_folds_divide_groups_and_say_that_they_leak(

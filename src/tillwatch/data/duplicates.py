@@ -129,7 +129,8 @@ def _departure(frames: NDArray[np.uint8]) -> Matrix:
     """Returns what sets each frame apart from the mean one, less light that changes as a whole: ``(T, 1024)``."""
     rows = frames.reshape(len(frames), -1).astype(np.float32)
     departure: Matrix = rows - rows.mean(0)
-    return departure - departure.mean(1, keepdims=True)
+    departure -= departure.mean(1, keepdims=True)
+    return departure
 
 
 def _exact(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> Iterator[Copy]:

@@ -99,8 +99,9 @@ def why_no_interval(groups: Sequence[str], kinds: NDArray[np.int64] | None = Non
     if least >= MIN_GROUPS:
         return None
     of_what = "the clips" if kinds is None else "the clips of a kind"
+    into = "1 group" if least == 1 else f"{least} groups"
     return (
-        f"no intervals: {of_what} fall into {least} groups, and under {MIN_GROUPS} no interval holds what it promises; "
+        f"no intervals: {of_what} fall into {into}, and under {MIN_GROUPS} no interval holds what it promises; "
         "tillwatch crossval measures on every group."
     )
 

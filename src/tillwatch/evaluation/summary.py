@@ -80,9 +80,10 @@ class Summary:
             f"from event probability {threshold:.4f} on: recall {named['recall']}, precision {named['precision']}"
         )
         if (alarms := self.at_point.alarms) is not None:
+            bounds = f"{alarms.low:.3g} to {alarms.high:.3g}" if alarms.count else f"at most {alarms.high:.3g}"
             lines.append(
                 f"{alarms.count} false alarms in {alarms.hours:.3g} h of normal footage: {alarms.per_hour:.3g} an hour "
-                f"({alarms.low:.3g} to {alarms.high:.3g})"
+                f"({bounds}, 95 %)"
             )
         if self.alarms_a_day is not None:
             true = "none of them" if self.true_share is None else f"{100 * self.true_share:.1f} % of them"

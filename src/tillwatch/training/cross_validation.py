@@ -23,7 +23,7 @@ from tillwatch.evaluation.report import REPORT_HTML
 from tillwatch.files import read_csv, write_csv, write_json, write_text
 from tillwatch.training.compare import BASELINES_CSV
 from tillwatch.training.loop import train
-from tillwatch.training.prepare import Job, paths_read, prepare, resolved
+from tillwatch.training.prepare import Job, paths_read, prepare, resolved, with_hours
 from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import RunLog
 
@@ -96,6 +96,7 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
     log = log or RunLog()
     if not config.hold_out or config.split_file is not None:
         raise ConfigError("cross-validation makes its own splits; drop --split-file, --no-hold-out, --recipe original.")
+    config = with_hours(config, log)
     job = prepare(data, config, log, split=False)
     splits = _splits(job.catalog.clips, config.seed, folds)
     whole = _claim(data, out, config, folds, job, splits)
@@ -148,7 +149,16 @@ def _splits(clips: Sequence[Clip], seed: int, folds: Folds) -> list[dict[str, st
 
 
 def _on_all(config: TrainConfig, epochs: int) -> TrainConfig:
-    return replace(config, hold_out=False, plateau_on="train", keep="last", patience=None, epochs=epochs)
+    return replace(
+        config,
+        hold_out=False,
+        plateau_on="train",
+        keep="last",
+        patience=None,
+        epochs=epochs,
+        max_false_alarms_per_hour=None,  # no clip is left to choose an operating point on
+        min_recall=None,
+    )
 
 
 def _mark(out: Path, number: int) -> Path:

@@ -37,7 +37,7 @@ from tillwatch.training.feed import Feed, clip_feed
 from tillwatch.training.finish import finish
 from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.motion import fit_motion
-from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved
+from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved, with_hours
 from tillwatch.training.probe import head_on_features
 from tillwatch.training.run_folder import check_run_folder, claim_run_folder, write_clips
 from tillwatch.training.runlog import EpochMetrics, RunLog
@@ -82,6 +82,7 @@ def train(
     """
     log = log or RunLog()
     check_run_folder(out, config.overwrite, reads=paths_read(data, config))
+    config = with_hours(config, log)
     if prepared is None:
         job = prepare(data, config, log, divide_groups=divide_groups)
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event, draft_for
 from tillwatch.config import TrainConfig, default_workers
 from tillwatch.data.catalog import OWN_GROUPS, Catalog, Clip, Search, look_into, search_folder, too_many_skipped
+from tillwatch.data.footage import measure_footage
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.splits import missing_classes, read_split_file, split_clips
 from tillwatch.data.store import ClipStore, default_store_folder
@@ -200,6 +201,21 @@ def resolved(config: TrainConfig, job: Job) -> TrainConfig:
         split_file=None if config.split_file is None else config.split_file.resolve(),
         cache_folder=None if config.cache_folder is None else config.cache_folder.resolve(),
     )
+
+
+def with_hours(config: TrainConfig, log: RunLog) -> TrainConfig:
+    """Measures ``normal_footage``, if it is given, and puts its hours in its place, so that a repeat needs it no more.
+
+    Raises:
+        DataError: if it holds no video whose length can be told.
+    """
+    if config.normal_footage is None:
+        return config
+    footage = measure_footage(config.normal_footage)
+    for skip in footage.skipped:
+        log.note(f"footage {skip.name} left out: {skip.reason}.")
+    log.say(f"normal footage: {footage.hours:.4g} h in {footage.videos} videos")
+    return replace(config, normal_hours=footage.hours, normal_footage=None)
 
 
 def settled(config: TrainConfig) -> TrainConfig:
