@@ -128,9 +128,9 @@ def _same_times(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
 def _departure(frames: NDArray[np.uint8]) -> Matrix:
     """Returns what sets each frame apart from the mean one, less light that changes as a whole: ``(T, 1024)``."""
     rows = frames.reshape(len(frames), -1).astype(np.float32)
-    departure: Matrix = rows - rows.mean(0)
-    departure -= departure.mean(1, keepdims=True)
-    return departure
+    rows -= rows.mean(0)
+    rows -= rows.mean(1, keepdims=True)
+    return rows
 
 
 def _exact(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> Iterator[Copy]:
