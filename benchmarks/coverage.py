@@ -1,9 +1,11 @@
 """How often the intervals by group hold the true figure: 500 simulated sets of known truth at 10, 20 and 40 groups.
 
-    python benchmarks/coverage.py
+    python benchmarks/coverage.py [--seed 1]
 
 A clip's score is normal: its class's mean, what its group shares and what is its own (intraclass correlation 0.2).
-Groups are of uneven sizes (log-normal, 2 to 40 clips). So the truth is known in closed form.
+Groups are of uneven sizes (log-normal, 2 to 40 clips). So the truth is known. Every figure that `evaluate` prints is
+there, and the difference in accuracy to a second, worse model of the same clips. "Too low" and "too high" are shares
+of intervals that lie wholly below or above the truth.
 """
 
 from __future__ import annotations
@@ -17,20 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from tillwatch.evaluation.figures import auroc, share
-from tillwatch.evaluation.intervals import Statistic, group_interval
+from tillwatch.evaluation import figures
+from tillwatch.evaluation.intervals import Interval, Statistic, group_interval, paired_interval
 
 CORRELATION = 0.2
-FIGURES = ("accuracy", "recall", "AUROC")
+SHARE_OF_EVENTS = 0.4
+WORSE_BY = 0.5  # the second model's classes lie nearer to each other by this
+GROUPS = (10, 20, 40)
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Simulated clips: group, class and score of each."""
+    """Simulated clips: group, class, score, and a second model's score of each."""
 
     groups: list[str]
     is_event: NDArray[np.bool_]
     scores: NDArray[np.float64]
+    second: NDArray[np.float64]
+
+
+def draw_sizes(random: np.random.Generator, num_groups: int) -> NDArray[np.int64]:
+    """Draws how many clips each group has."""
+    return np.clip(np.round(random.lognormal(math.log(8), 0.7, num_groups)), 2, 40).astype(np.int64)
 
 
 def simulate(random: np.random.Generator, num_groups: int, distance: float) -> Clips:
@@ -41,40 +51,66 @@ def simulate(random: np.random.Generator, num_groups: int, distance: float) -> C
         num_groups: how many.
         distance: between the means of the two classes, in standard deviations of the scores.
     """
-    sizes = np.clip(np.round(random.lognormal(math.log(8), 0.7, num_groups)), 2, 40).astype(int)
+    sizes = draw_sizes(random, num_groups)
     places = np.repeat(np.arange(num_groups), sizes)
-    is_event = random.random(len(places)) < 0.4
+    is_event = random.random(len(places)) < SHARE_OF_EVENTS
     first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     is_event[first], is_event[first + 1] = True, False
     shared = random.normal(0, math.sqrt(CORRELATION), num_groups)[places]
-    own = random.normal(0, math.sqrt(1 - CORRELATION), len(places))
-    return Clips([f"group{place}" for place in places], is_event, distance * is_event + shared + own)
+    own, other = random.normal(0, math.sqrt(1 - CORRELATION), (2, len(places)))
+    second = (distance - WORSE_BY) * is_event + shared + (own + other) / math.sqrt(2)
+    return Clips([f"group{place}" for place in places], is_event, distance * is_event + shared + own, second)
 
 
-def figure(name: str, clips: Clips, distance: float) -> tuple[Statistic, NDArray[np.int64] | None, float]:
-    """Returns a figure of weighted clips, the kinds it needs, and its true value in the long run."""
-    right = (clips.scores >= distance / 2) == clips.is_event
-    if name == "accuracy":
-        return lambda weights: share(right, weights), None, float(stats.norm.cdf(distance / 2))
-    if name == "recall":
-        kinds = np.where(clips.is_event, 0, -1)
-        return lambda weights: share(right, weights * clips.is_event), kinds, float(stats.norm.cdf(distance / 2))
-    truth = float(stats.norm.cdf(distance / math.sqrt(2)))
-    return lambda weights: auroc(clips.is_event, clips.scores, weights), clips.is_event.astype(np.int64), truth
+def share_of_events() -> float:
+    """Returns the share of events among all clips in the long run, the two that each group surely holds included."""
+    sizes = draw_sizes(np.random.default_rng(9), 1_000_000)
+    return float((1 + SHARE_OF_EVENTS * (sizes - 2)).sum() / sizes.sum())
 
 
-def coverage(name: str, num_groups: int, distance: float, sets: int, seed: int) -> tuple[float, float, float]:
-    """Returns the true figure, the share of intervals that hold it, and their mean width."""
-    random = np.random.default_rng((seed, num_groups, int(distance * 10)))
-    held, widths, truth = 0, 0.0, 0.0
-    for _ in range(sets):
-        clips = simulate(random, num_groups, distance)
-        statistic, kinds, truth = figure(name, clips, distance)
-        interval = group_interval(statistic, clips.groups, kinds=kinds)
-        assert interval is not None
-        held += interval.low <= truth <= interval.high
-        widths += interval.high - interval.low
-    return truth, held / sets, widths / sets
+def truths(distance: float, events: float) -> dict[str, float]:
+    """Returns the true figures, at the threshold half-way between the classes.
+
+    Args:
+        distance: between the means of the classes.
+        events: share of clips that are events.
+    """
+    right = float(stats.norm.cdf(distance / 2))
+    alarms = events * right + (1 - events) * (1 - right)
+    thresholds = np.linspace(-8, distance + 8, 200_001)
+    found, false = stats.norm.sf(thresholds - distance), stats.norm.sf(thresholds)
+    precisions = events * found / (events * found + (1 - events) * false)
+    return {
+        "accuracy": right,
+        "balanced accuracy": right,
+        "recall": right,
+        "precision": events * right / alarms,
+        "F1": 2 * events * right / (events + alarms),
+        "AUROC": float(stats.norm.cdf(distance / math.sqrt(2))),
+        "average precision": float(-np.trapezoid(precisions, found)),
+        "difference": right - float(stats.norm.cdf((distance - WORSE_BY) / 2)),
+    }
+
+
+def interval_of(name: str, clips: Clips, distance: float) -> Interval | None:
+    """Returns the interval that a figure of these clips gets."""
+    event, scores = clips.is_event, clips.scores
+    alarm, both = scores >= distance / 2, event.astype(np.int64)
+    right = alarm == event
+    if name == "difference":
+        second = (clips.second >= (distance - WORSE_BY) / 2) == event
+        return paired_interval(lambda w: figures.share(right, w), lambda w: figures.share(second, w), clips.groups)
+    wanted: dict[str, tuple[Statistic, NDArray[np.int64] | None]] = {
+        "accuracy": (lambda w: figures.share(right, w), None),
+        "balanced accuracy": (lambda w: figures.mean_recall(both, alarm.astype(np.int64), w), both),
+        "recall": (lambda w: figures.share(alarm, w * event), np.where(event, 0, -1)),
+        "precision": (lambda w: figures.precision(event, alarm, w), np.where(alarm, 0, -1)),
+        "F1": (lambda w: figures.f1(event, alarm, w), both),
+        "AUROC": (lambda w: figures.auroc(event, scores, w), both),
+        "average precision": (lambda w: figures.average_precision(event, scores, w), both),
+    }
+    statistic, kinds = wanted[name]
+    return group_interval(statistic, clips.groups, kinds=kinds)
 
 
 def main(say: Callable[[str], None] = print) -> None:
@@ -82,13 +118,22 @@ def main(say: Callable[[str], None] = print) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--distances", type=float, nargs="+", default=(1.5, 2.5, 3.0))
     told = parser.parse_args()
-    say("| figure | truth | groups | coverage | mean width |\n|---|---|---|---|---|")
-    for distance in (1.5, 3.0):
-        for name in FIGURES:
-            for num_groups in (10, 20, 40):
-                truth, held, width = coverage(name, num_groups, distance, told.sets, told.seed)
-                say(f"| {name} | {truth:.3f} | {num_groups} | {held:.3f} | {width:.3f} |")
+    say("| figure | truth | groups | coverage | too low | too high | mean width |\n|---|---|---|---|---|---|---|")
+    events = share_of_events()
+    for distance in told.distances:
+        for num_groups in GROUPS:
+            random = np.random.default_rng((told.seed, num_groups, int(distance * 10)))
+            sets = [simulate(random, num_groups, distance) for _ in range(told.sets)]
+            for name, truth in truths(distance, events).items():
+                given = [interval for clips in sets if (interval := interval_of(name, clips, distance)) is not None]
+                low = float(np.mean([interval.high < truth for interval in given]))
+                high = float(np.mean([interval.low > truth for interval in given]))
+                width = float(np.mean([interval.high - interval.low for interval in given]))
+                none = f" ({len(sets) - len(given)} sets without)" if len(given) < len(sets) else ""
+                coverage = f"{1 - low - high:.3f} | {low:.3f} | {high:.3f}"
+                say(f"| {name} | {truth:.3f} | {num_groups} | {coverage} | {width:.3f}{none} |")
 
 
 if __name__ == "__main__":

@@ -736,7 +736,7 @@ def test_crossval_prints_a_table_and_labels_ranks_its_clips(
     assert not out.exists()
     result = run_cli(*flags, "2")
     assert result.code == 0, result.err
-    table = [line.split() for line in result.out[result.out.rindex("event AUROC") :].splitlines()[1:6]]
+    table = [line.split() for line in result.out[result.out.rindex("event AUROC\n") :].splitlines()[1:6]]
     assert [row[:2] for row in table[:3]] == [["fold", "1"], ["fold", "2"], ["all", "clips"]]
     record = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     assert table[2][2] == f"{record['accuracy']:.3f}"

@@ -147,8 +147,12 @@ def crossval(
     for name, row in (*table, *result.baselines.items()):
         values = list(row.values())[:3]
         print(f"{name:>12}" + "".join(f"  {'-' if v is None else format(v, '.3f'):>8}" for v in values))
-    if grouping == "random":
-        log.note("groups were divided: these figures leak, and flatter.")
+    for line in result.summary.lines(None):
+        print(line)
+    for rival in result.rivals:
+        print(f"ahead of {rival.name} by {rival.ahead['balanced_accuracy']} in balanced accuracy")
+    for note in (*result.notes, *([result.verdict] if result.verdict else [])):
+        log.note(note)
     log.say(f"every clip's score and the figures are in {out}")
 
 

@@ -84,6 +84,7 @@ class TrainConfig:
         max_false_alarms_per_hour: choose the operating point on the validation clips by this budget.
         min_recall: choose it by this recall instead; with neither, by the best F1.
         normal_hours: of footage that all clips without the event stand for; their summed lengths unless given.
+        normal_footage: folder of videos that the clips without the event were cut from; its length is normal_hours.
         prevalence: share of clips like these that show the event where you will use it, for alarms a day.
         baselines: score what needs no network, the commonest class, a single frame and motion, beside it.
         save_as: also save the weights in RUN under this name.
@@ -129,6 +130,7 @@ class TrainConfig:
     max_false_alarms_per_hour: float | None = None
     min_recall: float | None = None
     normal_hours: float | None = None
+    normal_footage: Path | None = None
     prevalence: float | None = None
     baselines: bool = True
     save_as: str | None = None
@@ -199,6 +201,8 @@ class TrainConfig:
             yield "--max-false-alarms-per-hour and --min-recall exclude each other; give one."
         if hours is not None and not (math.isfinite(hours) and hours > 0):
             yield f"--normal-hours is {hours}; it must be a positive number."
+        if hours is not None and self.normal_footage is not None:
+            yield "--normal-hours and --normal-footage exclude each other; give one."
         if self.prevalence is not None and not 0 < self.prevalence < 1:
             yield f"--prevalence is {self.prevalence}; it must be a share between 0 and 1."
         if not self.hold_out and (budget is not None or recall is not None):

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tillwatch.data.catalog import find_clips
+from tillwatch.data.catalog import Clip, find_clips
 from tillwatch.data.duplicates import Copy, find_copies
-from tillwatch.data.fingerprints import take_fingerprints
+from tillwatch.data.fingerprints import SIDE, Fingerprint, take_fingerprints
 from tillwatch.data.store import ClipStore
 from tillwatch.data.synthetic import CLASSES, FPS, make_camera, render_clip, write_video
 
@@ -94,3 +95,39 @@ def test_kept_fingerprints_are_those_of_the_clips(data: Path, tmp_path: Path) ->
             again = vars(kept[clip.name])[name]
             assert type(value) is type(again)
             assert np.array_equal(value, again), name
+
+
+def nearly_still(scene: int, film: int, coded: bool = False) -> Fingerprint:
+    """A film in which something of four grey levels passes; coding smooths away noise and some of that."""
+    background = cv2.GaussianBlur(np.random.default_rng(scene).uniform(0, 255, (SIDE, SIDE)), (0, 0), 1.5)
+    draws, noise = np.random.default_rng(film), np.random.default_rng([film, coded])
+    row, column = draws.integers(2, 16, 2)
+    frames = np.tile(background, (60, 1, 1)).astype(np.float64)
+    for time in range(60):
+        frames[time, row : row + 8, column + time // 6 : column + 4 + time // 6] += 3 if coded else 4
+    frames += noise.normal(0, 0.2 if coded else 0.3, frames.shape)
+    return Fingerprint(
+        frames=np.clip(frames.round(), 0, 255).astype(np.uint8),
+        times=np.arange(60) / 20,
+        background=np.zeros((64, 64), np.float32),
+        width=320,
+        height=240,
+        bytes=1000 - 500 * coded + film,
+        codec="h264",
+        created="",
+        damage="",
+    )
+
+
+def test_copies_in_which_little_moves_are_found_and_other_films_of_that_scene_are_not() -> None:
+    prints = {
+        "a": nearly_still(1, 1),
+        "b": nearly_still(1, 2),
+        "c": nearly_still(1, 3),
+        "copy": nearly_still(1, 1, True),
+    }
+    clips = [
+        Clip(name=name, path=Path(name), label="x", group=name, is_video=True, num_frames=60, every=1, fps=20.0)
+        for name in prints
+    ]
+    assert [(one.original, one.copy) for one in find_copies(clips, prints)] == [("a", "copy")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tillwatch.evaluation.baselines import measure_baselines, scene_features, verdicts
+from tillwatch.evaluation.baselines import measure_baselines, scene_features, scene_note
 from tillwatch.evaluation.metrics import compute_metrics
 
 CLASSES = ("normal", "theft")

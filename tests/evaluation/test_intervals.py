@@ -60,6 +60,24 @@ def test_clips_that_go_together_in_groups_widen_the_interval() -> None:
     assert clumped.high - clumped.low > 1.5 * (spread.high - spread.low)
 
 
+def test_mistakes_of_every_kind_tell_how_they_gather_worked_out_by_hand() -> None:
+    groups = [f"g{place // 5}" for place in range(60)]
+    labels = np.tile([1, 1, 0, 0, 0], 12)  # 24 events, 36 others
+    predicted = labels.copy()
+    predicted[[2, 3]] = 1  # both mistakes in one group
+    interval = group_interval(lambda w: mean_recall(labels, predicted, w), groups, kinds=labels)
+    figure = (1 + 34 / 36) / 2
+    left_out = np.array([1.0] + [(1 + 31 / 33) / 2] * 11)
+    variance = 11 / 12 * ((left_out - left_out.mean()) ** 2).sum()
+    leaning = 1 / (1 + (1 - figure) * 60) ** 2  # of all 60 clips, not of the 24 events alone
+    # The events, 2 to a group, are worth 24 / 1.2 = 20; with the others twice that. t(11) is 2.201.
+    number = 1 / (leaning / 40 + (1 - leaning) * variance / (figure * (1 - figure)))
+    low = (figure + 2.201**2 / (2 * number)) / (1 + 2.201**2 / number)
+    low -= 2.201 / (1 + 2.201**2 / number) * (figure * (1 - figure) / number + (2.201 / (2 * number)) ** 2) ** 0.5
+    assert interval is not None
+    assert interval.low == pytest.approx(low, abs=1e-4)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_perfect_and_hopeless_classifiers_get_an_interval_of_some_width(value: float) -> None:
     interval = group_interval(lambda w: share(np.full(60, bool(value)), w), GROUPS)

@@ -62,7 +62,7 @@ def test_faults_are_one_line(tmp_path: Path, text: str, says: str) -> None:
 def test_two_clips_and_one_group_are_summarised_with_words_instead_of_intervals() -> None:
     two = summarize(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]), ["all", "all"], [0], 0.5)
     assert all(figure.interval is None for figure in two.figures.values())
-    assert any("1 groups" in sentence and "tillwatch crossval" in sentence for sentence in two.sentences)
+    assert any("into 1 group," in sentence and "tillwatch crossval" in sentence for sentence in two.sentences)
     assert any("1 event clips are too few" in sentence for sentence in two.sentences)
     alone = summarize(np.array([0, 0]), np.array([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"], [0], 0.5)
     assert alone.figures["event_auroc"].value is None
@@ -77,4 +77,6 @@ def test_alarms_a_day_stand_in_the_summary_where_the_prevalence_is_told() -> Non
     assert summary.true_share == pytest.approx(0.01)
     text = " ".join(summary.lines(0.5))
     assert "10 false alarms in 2 h" in text
+    none = summarize(labels, np.stack([labels == 0, labels == 1], 1).astype(float), ["a"] * 40, [0], 0.5, told)
+    assert "0 false alarms in 2 h of normal footage: 0 an hour (at most 1.5, 95 %)" in " ".join(none.lines(0.5))
     assert "500 alarms, 1.0 % of them true" in text

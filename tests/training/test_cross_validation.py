@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import find_clips
@@ -59,7 +60,7 @@ def test_every_clip_is_scored_by_the_fold_that_did_not_see_it(crossval: Path, ti
     rows = rows_of(crossval / "predictions.csv")
     assert {row["path"] for row in rows} == {f"{p.parent.name}/{p.name}" for p in tiny_run[0].glob("*/*")}
     assert len(rows) == 24
-    assert list(rows[0]) == ["path", "label", "group", "split", "predicted", "p_normal", "p_theft", "fold"]
+    assert list(rows[0]) == ["path", "label", "group", "split", "predicted", "p_normal", "p_theft", "fold", "threshold"]
     for row in rows:
         seen = {clip["path"]: clip for clip in rows_of(crossval / "folds" / row["fold"] / "clips.csv")}
         assert seen[row["path"]]["split"] == "test"
@@ -101,6 +102,23 @@ def test_a_broken_off_cross_validation_goes_on_and_ends_the_same(
     assert (out / "predictions.csv").read_bytes() == (crossval / "predictions.csv").read_bytes()
 
 
+def test_hours_of_footage_and_a_budget_reach_every_fold_and_the_final_model_goes_without(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, make_video: Any
+) -> None:
+    make_video(tmp_path / "footage" / "day.mp4", num_frames=72, fps=10)
+    config = tiny_config(
+        group_pattern=r"day\d", baselines=False, max_false_alarms_per_hour=1e6, normal_footage=tmp_path / "footage"
+    )
+    cross_validate(tiny_run[0], tmp_path / "cv", config, Folds(folds=2, final=True), quiet())
+    for number in ("1", "2"):
+        settings = yaml.safe_load((tmp_path / "cv" / "folds" / number / "config.yaml").read_text())
+        assert settings["normal_hours"] == pytest.approx(7.2 / 3600)
+        assert "normal_footage" not in settings
+        model = json.loads((tmp_path / "cv" / "folds" / number / "model.json").read_text())
+        assert "1e+06 false alarms an hour" in model["operating_point"]["source"]
+    assert (tmp_path / "cv" / "final" / "model.pth").is_file()
+
+
 def test_random_folds_divide_groups_and_say_that_they_leak(
     tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path
 ) -> None:
@@ -127,3 +145,15 @@ def test_bad_plans_are_refused(tiny_run: tuple[Path, Path], tiny_config: Config,
     (tmp_path / "mine" / "letter.txt").touch()
     with pytest.raises(RunError, match="exists already"):
         cross_validate(tiny_run[0], tmp_path / "mine", tiny_config(), Folds(folds=3))
+
+
+def test_clips_are_looked_at_once_and_folds_show_none(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path
+) -> None:
+    log, out = quiet(), tmp_path / "cv"
+    cross_validate(tiny_run[0], out, tiny_config(group_pattern=r"day\d"), Folds(folds=2), log)
+    assert log.console.export_text().count("audit of 24 clips") == 1
+    assert "<img" in (out / "report.html").read_text()
+    for fold in ("1", "2"):
+        assert "<img" not in (out / "folds" / fold / "report.html").read_text()
+        assert (out / "folds" / fold / "audit.json").read_bytes() == (out / "audit.json").read_bytes()

@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from tillwatch.cli import main
+from tillwatch.clip_spec import frame_indices
 from tillwatch.config import TrainConfig, read_yaml
 from tillwatch.data.frames import list_frames
 from tillwatch.data.synthetic import write_video
 from tillwatch.errors import ConfigError
+from tillwatch.models.motion import MotionNetwork, motion_features
 from tillwatch.models.saved import load_model, sha256_of
 from tillwatch.training import describe
 from tillwatch.training.cross_validation import Folds, cross_validate
@@ -64,6 +66,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_a_run_has_the_files_of_any_run_and_model_skops(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
+        "audit.json",
         "baselines.csv",
         "baselines.json",
         "classification_report.txt",
@@ -73,7 +76,9 @@ def test_a_run_has_the_files_of_any_run_and_model_skops(run: Path) -> None:
         "metrics.csv",
         "model.json",
         "model.skops",
+        "model_card.md",
         "predictions.csv",
+        "report.html",
     }
     record = json.loads((run / "model.json").read_text())
     assert record["sha256"] == sha256_of(run / "model.skops")
@@ -95,6 +100,10 @@ def test_a_clip_has_one_score_on_every_path(run: Path, data: Path, tmp_path: Pat
         assert f"{prediction.probabilities['theft']:.6f}" == f"{float(row['p_theft']):.6f}"
         frames = np.stack([np.asarray(Image.open(path)) for path in list_frames(folder)])
         assert model.predict(frames).probabilities == prediction.probabilities
+        assert isinstance(model.network, MotionNetwork)
+        wanted = frames[frame_indices(len(frames), 6)]  # as the trees saw them in training
+        by_hand = np.exp(model.network.log_probabilities(motion_features(wanted)[None]))[0]
+        assert list(prediction.probabilities.values()) == pytest.approx(by_hand.tolist(), abs=1e-9)
     write_video(film("theft", 900), tmp_path / "film.mp4", fps=8)
     assert model.predict(tmp_path / "film.mp4").predicted == "theft"
 
@@ -109,7 +118,9 @@ def test_its_own_configuration_repeats_it_and_another_seed_does_not(run: Path, d
     assert settings["weights"] == "none"
 
 
-def test_weights_are_never_fetched_and_contradictions_are_refused(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_weights_are_never_fetched_and_contradictions_are_refused(
+    data: Path, tmp_path: Path, quiet: Any, monkeypatch: Any
+) -> None:
     def fetch(*_: Any) -> None:
         raise AssertionError("a download")
 
@@ -129,6 +140,7 @@ def test_weights_are_never_fetched_and_contradictions_are_refused(data: Path, tm
     with pytest.raises(ConfigError, match="at least 3 frames"):
         train(data, tmp_path / "run", TrainConfig(**{**SMALL, "num_frames": 2}))
     assert not (tmp_path / "run").exists()
+    train(data, tmp_path / "run", TrainConfig(**SMALL, baselines=False), quiet())
 
 
 def test_a_changed_or_malicious_model_is_refused_in_one_line(

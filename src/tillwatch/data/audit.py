@@ -174,7 +174,8 @@ def _scenes(clips: Sequence[Clip], scenes: Sequence[Sequence[str]]) -> Iterator[
     for names in scenes:
         classes = Counter(labels[name] for name in names)
         counted = ", ".join(f"{label} {count}" for label, count in classes.most_common())
-        few = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        few = ", ".join(names[:_NAMED]) + rest
         text = f"{len(names)} clips show one scene ({counted}): {few}."
         yield Finding(kind="shared scene", severity="note", text=text, clips=tuple(names))
 

@@ -28,6 +28,9 @@ _SAME_MOMENT = 0.975  # so that less than this must be more alike
 _MOMENT_S = 1.2
 _SAME_STILL = 0.999  # where little moves, coding changes much of it and the picture hardly
 _SAME_STILL_CHANGE = 0.5
+_LITTLE_MOVES = 0.5  # grey levels: median of change below which the whole of a clip is looked at instead
+_SAME_MEAN = 0.99  # likeness of mean pictures; other clips of one till reach 0.981
+_SAME_DEPARTURE = 0.5  # and of what departs from them; others reach 0.32, copies coded at crf 35 come down to 0.65
 _LEAST_OVERLAP_S = 0.5
 _STILL = 0.3  # grey levels: root mean square of change below which it is noise
 _BLOCK = 2048  # rows of a product of matrices
@@ -88,7 +91,46 @@ def find_copies(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> lis
         if _is_same(shared):
             found.add(frozenset((known[a].name, known[b].name)))
             near.append(_describe((known[a], known[b]), (taken[a], taken[b]), shared, mirrored))
+    for a, b, shared in _still_copies(taken, motions):
+        if frozenset((known[a].name, known[b].name)) not in found:
+            near.append(_describe((known[a], known[b]), (taken[a], taken[b]), shared, mirrored=False))
     return [*exact, *near]
+
+
+def _still_copies(prints: Sequence[Fingerprint], motions: Sequence[_Motion]) -> Iterator[tuple[int, int, _Shared]]:
+    """Yields pairs of whole clips in which little moves: coding smooths change away, but not what it adds up to.
+
+    A person standing there departs from the mean picture by more than from the last frame. Noise of two films of one
+    empty scene does too, but not in the same places; so such clips must be of one length and begin together.
+    """
+    still = [index for index, one in enumerate(motions) if float(np.median(one.strength)) < _LITTLE_MOVES]
+    means = [_pictures(prints[index].frames.mean(0, dtype=np.float32)[None])[0] for index in still]
+    for place, a in enumerate(still):
+        for other in range(place + 1, len(still)):
+            b = still[other]
+            alike = float(means[place] @ means[other])
+            if alike < _SAME_MEAN or not _same_times(prints[a].times, prints[b].times):
+                continue
+            length = min(len(prints[a].times), len(prints[b].times))
+            ours, theirs = (_departure(prints[index].frames[:length]) for index in (a, b))
+            likeness = float((ours * theirs).sum() / (np.sqrt((ours**2).sum() * (theirs**2).sum()) + 1e-9))
+            if likeness >= _SAME_DEPARTURE:
+                yield a, b, _Shared(likeness, alike, float(prints[a].times[length - 1]), (0.0, 0.0))
+
+
+def _same_times(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    """Whether two clips have as many frames, but for one, and last as long, but for that one."""
+    if min(len(a), len(b)) < 2 or abs(len(a) - len(b)) > 1:
+        return False
+    return min(float(a[-1]), float(b[-1])) >= _LEAST_OVERLAP_S and abs(float(a[-1] - b[-1])) <= 1.5 * float(a[1])
+
+
+def _departure(frames: NDArray[np.uint8]) -> Matrix:
+    """Returns what sets each frame apart from the mean one, less light that changes as a whole: ``(T, 1024)``."""
+    rows = frames.reshape(len(frames), -1).astype(np.float32)
+    rows -= rows.mean(0)
+    rows -= rows.mean(1, keepdims=True)
+    return rows
 
 
 def _exact(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> Iterator[Copy]:

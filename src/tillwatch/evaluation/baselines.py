@@ -20,9 +20,6 @@ SCENE_NOTE = (
     "the scene alone gives the class away: one frame, without any motion, reaches an event AUROC of {auroc:.2f}. Look "
     "for what differs between the classes besides the event: camera, place, time of day, how clips were cut."
 )
-COST_NOTE = (
-    "the network does not beat {name} ({theirs:.3f} against {own:.3f} balanced accuracy); it is not worth its cost."
-)
 
 _BINS = 8
 _THUMBNAIL = 8
@@ -116,15 +113,8 @@ def measure_baselines(
     ]
 
 
-def verdicts(
-    network: Metrics, baselines: Sequence[Baseline], labels: NDArray[np.int64], event_indices: Sequence[int]
-) -> list[str]:
-    """Returns the sentences that must stand beside a network's figures: it beats too little, or the scene tells."""
-    notes = []
-    best = max(baselines, key=lambda baseline: baseline.metrics.balanced_accuracy)
-    if network.balanced_accuracy <= best.metrics.balanced_accuracy:
-        theirs, own = best.metrics.balanced_accuracy, network.balanced_accuracy
-        notes.append(COST_NOTE.format(name=best.name, theirs=theirs, own=own))
+def scene_note(baselines: Sequence[Baseline], labels: NDArray[np.int64], event_indices: Sequence[int]) -> str | None:
+    """Says in a sentence that a single frame tells the class, and more than luck would; None if it does not."""
     for baseline in baselines:
         auroc = baseline.metrics.event_auroc
         if baseline.name == "single frame" and auroc is not None and auroc >= 0.7:
@@ -132,5 +122,5 @@ def verdicts(
             scores = baseline.probabilities[:, list(event_indices)].sum(1)
             # Few clips reach 0.7 by luck.
             if mannwhitneyu(scores[is_event], scores[~is_event], alternative="greater").pvalue < 0.05:
-                notes.append(SCENE_NOTE.format(auroc=auroc))
-    return notes
+                return SCENE_NOTE.format(auroc=auroc)
+    return None

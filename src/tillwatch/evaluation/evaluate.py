@@ -221,7 +221,7 @@ def evaluate_split(
         of_split = [clip for clip in scores.clips if split in ("all", sides[clip.name])]
         footage = Footage(
             normal_hours=normal_hours(of_split, clips, classifier.spec.event, told.normal_hours),
-            clip_seconds=_mean_seconds(of_split),
+            clip_seconds=mean_seconds(of_split),
             prevalence=told.prevalence,
         )
         return write_evaluation(folder, classifier, scores, sides, split, notes, footage)
@@ -321,7 +321,8 @@ def normal_hours(
     return sum(known) / 3600 if known and len(known) == len(seconds) else None
 
 
-def _mean_seconds(clips: Sequence[Clip]) -> float | None:
+def mean_seconds(clips: Sequence[Clip]) -> float | None:
+    """Returns the mean length of clips; None unless all are known."""
     known = [seconds for clip in clips if (seconds := clip.seconds) is not None]
     return sum(known) / len(known) if known and len(known) == len(clips) else None
 

@@ -167,7 +167,7 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     rows = read_rows(folder / PREDICTIONS_CSV)
     if not crossval and split != "all":
         rows = [row for row in rows if row.get("split") == split]
-    first, probabilities = _repeats(rows, folder / PREDICTIONS_CSV)
+    first, probabilities = repeats_of(rows, folder / PREDICTIONS_CSV)
     event = choose_event(first.classes, told.event or _names(record.get("event")))
     clips = _clips(folder / "folds" / "1" if crossval else run)
     settings = crossval or _yaml(run / "config.yaml")
@@ -185,12 +185,12 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         threshold=threshold,
         point_source=source,
         split=split,
-        own_thresholds=_own_thresholds(rows, first.names) if crossval and told.threshold is None else None,
+        own_thresholds=own_thresholds_of(rows, first.names) if crossval and told.threshold is None else None,
         normal_hours=_hours(record, clips, normal, event, told.normal_hours),
         clip_seconds=_mean(_seconds(clips, first.names)),
         prevalence=settings.get("prevalence"),
         notes=tuple(map(str, record.get("notes", ()))),
-        baselines=_baselines(folder / BASELINES_CSV, first),
+        baselines=contenders_of(_rows(folder / BASELINES_CSV), first, folder / BASELINES_CSV),
         clips=clips,
         record=record,
         model=_json(run / "model.json"),
@@ -202,7 +202,7 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
 
 def _of_table(path: Path, told: Told) -> Evaluated:
     rows = read_rows(path)
-    first, probabilities = _repeats(rows, path, one_class_ok=False)
+    first, probabilities = repeats_of(rows, path, one_class_ok=False)
     event = choose_event(first.classes, told.event)
     splits = np.array(first.splits)
     wanted = splits == "test" if (splits == "test").any() else np.ones(len(splits), bool)
@@ -237,7 +237,7 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     )
 
 
-def _repeats(
+def repeats_of(
     rows: Sequence[Mapping[str, str]], path: Path, *, one_class_ok: bool = True
 ) -> tuple[Predictions, NDArray[np.float64]]:
     """Returns the clips that stand in each repeat, in the order of the first, and their scores ``(R, N, classes)``."""
@@ -263,13 +263,12 @@ def _repeats(
     return taken, np.stack(scores)
 
 
-def _baselines(path: Path, first: Predictions) -> tuple[Contender, ...]:
-    """Reads the baselines that scored every one of the clips; another set would be no comparison."""
+def contenders_of(rows: Sequence[Mapping[str, str]], first: Predictions, path: Path) -> tuple[Contender, ...]:
+    """Takes from baselines.csv those that scored every one of the clips; another set would be no comparison."""
     found = []
-    rows = _rows(path)
     for name in dict.fromkeys(row.get("baseline", "") for row in rows):
         try:
-            own, scores = _repeats([row for row in rows if row.get("baseline") == name], path)
+            own, scores = repeats_of([row for row in rows if row.get("baseline") == name], path)
         except DataError:
             continue
         places = {clip: place for place, clip in enumerate(own.names)}
@@ -287,7 +286,7 @@ def _point(record: Mapping[str, Any], told: Told) -> tuple[float, str]:
     return 0.5, "default, not chosen on data"
 
 
-def _own_thresholds(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> NDArray[np.float64] | None:
+def own_thresholds_of(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> NDArray[np.float64] | None:
     """Returns the threshold of the fold that tested each clip, ``(R, N)``; None if the table does not tell them."""
     try:
         told = {(row.get("repeat", ""), row["path"]): float(row["threshold"]) for row in rows}

@@ -58,8 +58,8 @@ def group_interval(
         return None
     p, variance, worth = known.figure, known.variance, known.worth
     spread = p * (1 - p)
-    # Where mistakes are few, how they gather in groups cannot be seen: lean on what is usual.
-    leaning = 1 / (1 + min(p, 1 - p) * known.clips) ** 2
+    # Where mistakes are few, how they gather in groups cannot be seen: lean on what is usual. Those of every kind tell.
+    leaning = 1 / (1 + min(p, 1 - p) * known.all_clips) ** 2
     inverse = leaning / worth + (1 - leaning) * (variance / spread if spread > 0 else 0.0)
     number = 1 / max(inverse, 1 / (len(groups) ** 2))
     t = float(stats.t.ppf((1 + level) / 2, known.groups - 1))
@@ -99,8 +99,9 @@ def why_no_interval(groups: Sequence[str], kinds: NDArray[np.int64] | None = Non
     if least >= MIN_GROUPS:
         return None
     of_what = "the clips" if kinds is None else "the clips of a kind"
+    into = "1 group" if least == 1 else f"{least} groups"
     return (
-        f"no intervals: {of_what} fall into {least} groups, and under {MIN_GROUPS} no interval holds what it promises; "
+        f"no intervals: {of_what} fall into {into}, and under {MIN_GROUPS} no interval holds what it promises; "
         "tillwatch crossval measures on every group."
     )
 
@@ -130,6 +131,7 @@ class _Jackknife:
         figure: of all clips.
         variance: over groups.
         groups, clips: of the kind that has fewest.
+        all_clips: of all kinds that count.
         worth: independent clips that these are worth at the usual correlation. A mean over kinds, as balanced accuracy
             is, draws on the clips of each; so, near 1, does AUROC (Hanley and McNeil, 1982).
     """
@@ -138,6 +140,7 @@ class _Jackknife:
     variance: float
     groups: int
     clips: int
+    all_clips: int
     worth: float
 
 
@@ -161,6 +164,7 @@ def _jackknife(statistic: Statistic, groups: Sequence[str], kinds: NDArray[np.in
         variance=variance,
         groups=min(least, number),
         clips=min(int(some.sum()) for some in sizes),
+        all_clips=sum(int(some.sum()) for some in sizes),
         worth=len(sizes) * float(worth),
     )
 

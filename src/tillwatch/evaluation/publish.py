@@ -27,6 +27,7 @@ def publish(
     classifier: Classifier | None = None,
     clips: Iterable[Clip] | None = None,
     note: Callable[[str], None] = lambda line: None,
+    pictures: bool = True,
 ) -> Path:
     """Writes the report of a run, a cross-validation, an evaluation or a table; for a run, its model card too.
 
@@ -37,6 +38,7 @@ def publish(
         classifier: the model, if it is at hand; read from the run otherwise.
         clips: those that were scored, if they are at hand; looked for where the run found them otherwise.
         note: told what could not be drawn.
+        pictures: whether clips are shown.
 
     Returns:
         The page.
@@ -45,7 +47,7 @@ def publish(
         TillwatchError: if there is nothing to report, or it cannot be written.
     """
     found = read_evaluated(source, told)
-    strips, looked_note = _draw(found, classifier, clips, note)
+    strips, looked_note = _draw(found, classifier, clips, note) if pictures else ([], None)
     page = out or report_path(source)
     write_report(page, found, strips, looked_note)
     if found.kind == "run" and out is None and told in (None, Told()):
@@ -59,10 +61,11 @@ def publish_or_say_why(
     *,
     classifier: Classifier | None = None,
     clips: Iterable[Clip] | None = None,
+    pictures: bool = True,
 ) -> None:
     """Writes the report after a training or an evaluation, neither of which is lost if that fails."""
     try:
-        publish(source, classifier=classifier, clips=clips, note=note)
+        publish(source, classifier=classifier, clips=clips, note=note, pictures=pictures)
     except Exception as error:  # whatever it is, hours of training matter more
         note(f"no report.html was written ({one_line(error)}); tillwatch report {source} tries again.")
 

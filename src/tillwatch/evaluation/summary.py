@@ -87,9 +87,10 @@ class Summary:
             )
         lines.append(f"{where}: recall {named['recall']}, precision {named['precision']}")
         if (alarms := self.at_point.alarms) is not None:
+            bounds = f"{alarms.low:.3g} to {alarms.high:.3g}" if alarms.count else f"at most {alarms.high:.3g}"
             lines.append(
                 f"{alarms.count:g} false alarms in {alarms.hours:.3g} h of normal footage: "
-                f"{alarms.per_hour:.3g} an hour ({alarms.low:.3g} to {alarms.high:.3g})"
+                f"{alarms.per_hour:.3g} an hour ({bounds}, 95 %)"
             )
         if self.alarms_a_day is not None:
             true = "none of them" if self.true_share is None else f"{100 * self.true_share:.1f} % of them"

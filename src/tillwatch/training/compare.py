@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from tillwatch.clip_spec import draft_for
 from tillwatch.data.catalog import Clip, Skip, count_and_names
 from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.transforms import ClipTransform
-from tillwatch.evaluation.baselines import Baseline, measure_baselines, scene_features, verdicts
+from tillwatch.evaluation.baselines import Baseline, measure_baselines, scene_features, scene_note
 from tillwatch.evaluation.evaluate import Evaluation
+from tillwatch.evaluation.evaluated import BASELINES_CSV
+from tillwatch.evaluation.paired import Rival, cost_note, rivals_of
 from tillwatch.files import write_csv, write_json
 from tillwatch.models.motion import ARCH as MOTION_ARCH
 from tillwatch.models.motion import MOTION, motion_features
@@ -23,7 +26,6 @@ from tillwatch.training.describe import Describer, Row, describe_clips
 from tillwatch.training.prepare import Job
 from tillwatch.training.runlog import RunLog
 
-BASELINES_CSV = "baselines.csv"
 BASELINES_JSON = "baselines.json"
 
 
@@ -59,8 +61,16 @@ def compare_with_baselines(out: Path, classifier: Classifier, job: Job, evaluati
         spec.classes,
         spec.event_indices,
     )
-    notes = verdicts(evaluation.metrics, baselines, test_labels, spec.event_indices)
-    _write(out, baselines, tested, spec.classes, notes)
+    rivals = rivals_of(
+        evaluation.scores.labels,
+        evaluation.scores.probabilities[None],
+        {baseline.name: baseline.probabilities[None] for baseline in baselines},
+        [clip.group for clip in tested],
+        spec.event_indices,
+    )
+    told = (cost_note(rivals), scene_note(baselines, test_labels, spec.event_indices))
+    notes = [note for note in told if note]
+    _write(out, baselines, rivals, tested, spec.classes, notes)
     ours = "this model" if spec.arch == MOTION_ARCH else "this network"
     log.say(f"\n{'':>13}  accuracy  balanced  event AUROC")
     for name, metrics in (*((b.name, b.metrics) for b in baselines), (ours, evaluation.metrics)):
@@ -95,7 +105,12 @@ def _stacked(rows: Sequence[Row]) -> NDArray[np.float32]:
 
 
 def _write(
-    out: Path, baselines: Sequence[Baseline], clips: Sequence[Clip], classes: Sequence[str], notes: Sequence[str]
+    out: Path,
+    baselines: Sequence[Baseline],
+    rivals: Sequence[Rival],
+    clips: Sequence[Clip],
+    classes: Sequence[str],
+    notes: Sequence[str],
 ) -> None:
     rows = [
         {
@@ -116,7 +131,8 @@ def _write(
             "accuracy": baseline.metrics.accuracy,
             "balanced_accuracy": baseline.metrics.balanced_accuracy,
             "event_auroc": baseline.metrics.event_auroc,
+            "network_ahead": {name: asdict(difference) for name, difference in rival.ahead.items()},
         }
-        for baseline in baselines
+        for baseline, rival in zip(baselines, rivals, strict=True)
     }
     write_json(out / BASELINES_JSON, {"baselines": figures, "notes": list(notes)})

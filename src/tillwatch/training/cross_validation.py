@@ -11,20 +11,38 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from rich.console import Console
 
 from tillwatch.config import TrainConfig, flag, to_yaml
 from tillwatch.data.catalog import Clip
 from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, RunError, one_line
 from tillwatch.evaluation.audit_report import AUDIT_JSON
+from tillwatch.evaluation.calibration import Temperature
+from tillwatch.evaluation.evaluate import mean_seconds, normal_hours
+from tillwatch.evaluation.evaluated import (
+    BASELINES_CSV,
+    PREDICTIONS_CSV,
+    contenders_of,
+    own_thresholds_of,
+    repeats_of,
+)
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
+from tillwatch.evaluation.paired import Rival, cost_note, rivals_of
 from tillwatch.evaluation.publish import publish_or_say_why
 from tillwatch.evaluation.report import REPORT_HTML
+from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
-from tillwatch.training.compare import BASELINES_CSV
+from tillwatch.models.saved import OperatingPoint
 from tillwatch.training.loop import train
-from tillwatch.training.prepare import Job, paths_read, prepare, resolved
+from tillwatch.training.out_of_fold import (
+    FoldPoint,
+    calibrate_final,
+    choose_point,
+    leaking,
+    own_points_note,
+    read_fold_point,
+)
+from tillwatch.training.prepare import Job, paths_read, prepare, resolved, with_hours
 from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import RunLog
 
@@ -68,13 +86,29 @@ class OutOfFold:
         rows: of predictions.csv, each clip once a repeat.
         pooled: figures of each repeat's clips together.
         folds: figures of each fold, repeat after repeat.
+        summary: of all clips, each at the threshold of the fold that tested it.
+        point: one threshold for all, chosen on these very scores.
+        temperature, final_point: for a model trained on all clips.
         baselines: mean figures of the repeats, by the baseline's name.
+        rivals: the same with intervals, and how far the network is ahead.
+        notes: sentences that must stand beside the figures.
     """
 
     rows: list[dict[str, str]]
     pooled: tuple[Metrics, ...]
     folds: tuple[Metrics, ...]
+    summary: Summary
+    point: OperatingPoint
+    temperature: Temperature
+    final_point: OperatingPoint
     baselines: dict[str, dict[str, float | None]]
+    rivals: tuple[Rival, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str | None:
+        """That the network does not beat the best baseline; None if it does, or there is none."""
+        return cost_note(self.rivals)
 
 
 def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log: RunLog | None = None) -> OutOfFold:
@@ -97,7 +131,8 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
     log = log or RunLog()
     if not config.hold_out or config.split_file is not None:
         raise ConfigError("cross-validation makes its own splits; drop --split-file, --no-hold-out, --recipe original.")
-    job = prepare(data, _on_all(config, config.epochs), RunLog(Console(quiet=True)))
+    config = with_hours(config, log)
+    job = prepare(data, config, log, split=False)
     splits = _splits(job.catalog.clips, config.seed, folds)
     whole = _claim(data, out, config, folds, job, splits)
     if folds.grouping == "random":
@@ -113,13 +148,15 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
         shutil.rmtree(run, ignore_errors=True)
         split_file = out / "splits" / f"{number}.csv"
         settings = replace(config, split_file=split_file, seed=config.seed + repeat, overwrite=False)
-        train(data, run, settings, log, divide_groups=folds.grouping == "random")
+        # Its clips are shown in the report of all folds.
+        divide = folds.grouping == "random"
+        train(data, run, settings, log, divide_groups=divide, prepared=job, pictures=False)
         write_text(_mark(out, number), "")
     write_json(out / AUDIT_JSON, job.audit.to_json())
-    result = _collect(out, folds, job)
+    result = _collect(out, config, folds, job)
     publish_or_say_why(out, log.note, clips=job.catalog.clips)
     if folds.final:
-        _train_final(data, out, config, len(splits), log)
+        _train_final(data, out, config, len(splits), log, job, result)
     return result
 
 
@@ -147,7 +184,16 @@ def _splits(clips: Sequence[Clip], seed: int, folds: Folds) -> list[dict[str, st
 
 
 def _on_all(config: TrainConfig, epochs: int) -> TrainConfig:
-    return replace(config, hold_out=False, plateau_on="train", keep="last", patience=None, epochs=epochs)
+    return replace(
+        config,
+        hold_out=False,
+        plateau_on="train",
+        keep="last",
+        patience=None,
+        epochs=epochs,
+        max_false_alarms_per_hour=None,  # no clip is left to choose an operating point on: out-of-fold scores did
+        min_recall=None,
+    )
 
 
 def _mark(out: Path, number: int) -> Path:
@@ -203,53 +249,115 @@ def _read_split(out: Path, number: int) -> dict[str, str]:
         return {}
 
 
-def _collect(out: Path, folds: Folds, job: Job) -> OutOfFold:
-    """Puts the folds' test clips together and writes predictions.csv and evaluation.json."""
+def _collect(out: Path, config: TrainConfig, folds: Folds, job: Job) -> OutOfFold:
+    """Puts the folds' test clips together and writes predictions.csv, baselines.csv and evaluation.json."""
+    points = [read_fold_point(out / "folds" / str(number)) for number in range(1, folds.folds * folds.repeats + 1)]
+    rows = _of_folds(out, folds, PREDICTIONS_CSV, points)
+    first, probabilities = repeats_of(rows, out / PREDICTIONS_CSV)
+    thresholds = own_thresholds_of(rows, first.names)
+    assert thresholds is not None, "every row was given its fold's"
+    by_name = {clip.name: clip for clip in job.catalog.clips}
+    scored = [by_name[name] for name in first.names]
+    hours = normal_hours(scored, job.catalog.clips, job.spec.event, config.normal_hours)
+    footage = Footage(normal_hours=hours, clip_seconds=mean_seconds(scored), prevalence=config.prevalence)
+    events = job.spec.event_indices
+    compared = _of_folds(out, folds, BASELINES_CSV, points)
+    baselines = contenders_of(compared, first, out / BASELINES_CSV)
+    # The first repeat alone chooses: it has every clip, and further ones bring no new ones.
+    of_clip = {row["path"]: points[int(row["fold"]) - 1].temperature for row in rows if row["repeat"] == "1"}
+    temperatures = np.array([of_clip[name] for name in first.names])
+    temperature, final_point = calibrate_final(probabilities[0], temperatures, first.labels, events, hours, config)
+    is_event = np.isin(first.labels, list(events))
+    point = choose_point(probabilities[0][:, list(events)].sum(1), is_event, hours, config)
+    leaks = folds.grouping == "random"
+    found = OutOfFold(
+        rows=rows,
+        pooled=tuple(_metrics(job, rows, repeat) for repeat in range(1, folds.repeats + 1)),
+        folds=tuple(_metrics(job, rows, r, f) for r in range(1, folds.repeats + 1) for f in range(1, folds.folds + 1)),
+        summary=summarize(first.labels, probabilities, first.groups, events, thresholds, footage),
+        point=leaking(point) if leaks else point,
+        temperature=temperature,
+        final_point=leaking(final_point) if leaks else final_point,
+        baselines=_mean_baselines(compared, folds, job),
+        rivals=tuple(
+            rivals_of(
+                first.labels,
+                probabilities,
+                {baseline.name: baseline.probabilities for baseline in baselines},
+                first.groups,
+                events,
+            )
+        ),
+        notes=(*([LEAKS] if leaks else []), own_points_note(points)),
+    )
+    for name, table in ((PREDICTIONS_CSV, rows), (BASELINES_CSV, compared)):
+        columns = [column for column in (table[0] if table else ()) if column != "repeat" or folds.repeats > 1]
+        if table:
+            write_csv(out / name, columns, [{column: row[column] for column in columns} for row in table])
+    write_json(out / "evaluation.json", _record(found, points, folds, job))
+    return found
+
+
+def _of_folds(out: Path, folds: Folds, name: str, points: Sequence[FoldPoint]) -> list[dict[str, str]]:
+    """Reads a table of each fold, its test clips alone; nothing if a fold lacks it."""
     rows: list[dict[str, str]] = []
-    for number in range(1, folds.folds * folds.repeats + 1):
+    for number, point in enumerate(points, start=1):
+        path = out / "folds" / str(number) / name
+        if name == BASELINES_CSV and not path.is_file():  # not wanted, or test clips that could not be read again
+            return []
         repeat, fold = divmod(number - 1, folds.folds)
-        of_fold = [row for row in read_csv(out / "folds" / str(number) / "predictions.csv") if row["split"] == "test"]
-        rows += [row | {"fold": str(fold + 1), "repeat": str(repeat + 1)} for row in of_fold]
-    by_fold = [_metrics(job, rows, r, f) for r in range(1, folds.repeats + 1) for f in range(1, folds.folds + 1)]
-    pooled = [_metrics(job, rows, repeat) for repeat in range(1, folds.repeats + 1)]
+        own = {"fold": str(fold + 1), "repeat": str(repeat + 1)}
+        if name == PREDICTIONS_CSV:
+            own["threshold"] = repr(point.threshold)
+        rows += [row | own for row in read_csv(path) if row.get("split", "test") == "test"]
+    return rows
+
+
+def _record(found: OutOfFold, points: Sequence[FoldPoint], folds: Folds, job: Job) -> dict[str, Any]:
+    """Returns what evaluation.json holds."""
     record: dict[str, Any] = {
         "split": "out of fold",
-        "notes": [LEAKS] if folds.grouping == "random" else [],
+        "notes": list(found.notes),
         "grouping": folds.grouping,
         **({} if folds.grouping == "random" else {"claim": asdict(job.audit.claim)}),
-        "clips": len({row["path"] for row in rows}),
-        "groups": len({row["group"] for row in rows}),
+        "clips": len({row["path"] for row in found.rows}),
+        "groups": len({row["group"] for row in found.rows}),
         "event": list(job.spec.event),
-        **mean_figures(pooled),
-        "repeats": [figures(metrics) for metrics in pooled],
+        **mean_figures(found.pooled),
+        "summary": found.summary.to_json(),
+        "operating_point": asdict(found.point),
+        "final": {
+            "temperature": found.temperature.value,
+            "temperature_source": found.temperature.source,
+            "operating_point": asdict(found.final_point),
+        },
+        "repeats": [figures(metrics) for metrics in found.pooled],
         "folds": [
-            {"repeat": number // folds.folds + 1, "fold": number % folds.folds + 1, **figures(metrics)}
-            for number, metrics in enumerate(by_fold)
+            {
+                "repeat": number // folds.folds + 1,
+                "fold": number % folds.folds + 1,
+                **figures(metrics),
+                "temperature": point.temperature,
+                "threshold": point.threshold,
+                "threshold_source": point.source,
+            }
+            for number, (metrics, point) in enumerate(zip(found.folds, points, strict=True))
         ],
         "confusion_matrix": {
             "classes": list(job.spec.classes),
-            "rows_true": np.sum([metrics.confusion for metrics in pooled], axis=0).tolist(),
+            "rows_true": np.sum([metrics.confusion for metrics in found.pooled], axis=0).tolist(),
         },
     }
-    compared = _collect_baselines(out, folds, job)
-    if compared:
-        record["baselines"] = compared
-    columns = [name for name in rows[0] if name != "repeat" or folds.repeats > 1]
-    write_csv(out / "predictions.csv", columns, [{name: row[name] for name in columns} for row in rows])
-    write_json(out / "evaluation.json", record)
-    return OutOfFold(rows=rows, pooled=tuple(pooled), folds=tuple(by_fold), baselines=compared)
+    if found.baselines:
+        ahead = {rival.name: {name: asdict(one) for name, one in rival.ahead.items()} for rival in found.rivals}
+        record["baselines"] = {
+            name: {**means, "network_ahead": ahead.get(name)} for name, means in found.baselines.items()
+        }
+        record["verdict"] = found.verdict
+    return record
 
 
-def _collect_baselines(out: Path, folds: Folds, job: Job) -> dict[str, dict[str, float | None]]:
-    """Puts the folds' baselines together in baselines.csv and returns the mean figures of the repeats, by name."""
-    rows: list[dict[str, str]] = []
-    for number in range(1, folds.folds * folds.repeats + 1):
-        repeat, fold = divmod(number - 1, folds.folds)
-        path = out / "folds" / str(number) / BASELINES_CSV
-        if not path.is_file():  # not wanted, or test clips that could not be read again
-            return {}
-        rows += [row | {"fold": str(fold + 1), "repeat": str(repeat + 1)} for row in read_csv(path)]
-    write_csv(out / BASELINES_CSV, list(rows[0]), rows)
+def _mean_baselines(rows: Sequence[Mapping[str, str]], folds: Folds, job: Job) -> dict[str, dict[str, float | None]]:
     found = {}
     for name in dict.fromkeys(row["baseline"] for row in rows):
         own = [row for row in rows if row["baseline"] == name]
@@ -265,14 +373,20 @@ def _metrics(job: Job, rows: Sequence[Mapping[str, str]], repeat: int, fold: int
     return compute_metrics(labels, probabilities, classes, job.spec.event_indices)
 
 
-def _train_final(data: Path, out: Path, config: TrainConfig, folds: int, log: RunLog) -> None:
+def _train_final(
+    data: Path, out: Path, config: TrainConfig, folds: int, log: RunLog, job: Job, found: OutOfFold
+) -> None:
     if (out / "final" / "evaluation.json").is_file():
         log.say(f"the model on all clips is in {out / 'final'} already")
         return
     shutil.rmtree(out / "final", ignore_errors=True)
     epochs = int(np.median([_best_epoch(out / "folds" / str(number), config) for number in range(1, folds + 1)]))
     log.say(f"final model on all clips: {epochs} epochs, the median best epoch of the folds")
-    train(data, out / "final", replace(_on_all(config, max(1, epochs)), overwrite=False), log)
+    temperature, point = found.temperature, found.final_point
+    log.say(f"temperature {temperature.value:.3g}, {temperature.source}")
+    log.say(f"operating point {point.threshold:.4f}: {point.source}")
+    settings = replace(_on_all(config, max(1, epochs)), overwrite=False)
+    train(data, out / "final", settings, log, prepared=job, calibrated=(temperature.value, point))
 
 
 def _best_epoch(run: Path, config: TrainConfig) -> int:

@@ -24,7 +24,9 @@ def finish(
     config: TrainConfig,
     out: Path,
     log: RunLog,
+    *,
     calibrated: tuple[float, OperatingPoint] | None = None,
+    pictures: bool = True,
 ) -> Evaluation:
     """Saves a trained network as a run's model and evaluates it.
 
@@ -35,6 +37,7 @@ def finish(
         out: the run folder.
         log: where to say what happens.
         calibrated: temperature and operating point, if they are known; from the validation clips otherwise.
+        pictures: whether the report shows clips; drawing them takes up to a minute.
 
     Returns:
         The evaluation on the test clips, or on the training clips if nothing was held out.
@@ -61,5 +64,5 @@ def finish(
         )
     if config.hold_out and config.baselines:
         compare_with_baselines(out, classifier, job, evaluation, log)
-    publish_or_say_why(out, log.note, classifier=classifier, clips=evaluation.scores.clips)
+    publish_or_say_why(out, log.note, classifier=classifier, clips=evaluation.scores.clips, pictures=pictures)
     return evaluation

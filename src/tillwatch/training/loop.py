@@ -32,12 +32,12 @@ from tillwatch.models.memory import keep_freed_memory
 from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.models.motion import MotionNetwork
 from tillwatch.models.precision import PrecisionName, lay_out
-from tillwatch.models.saved import read_classes, save_model
+from tillwatch.models.saved import OperatingPoint, read_classes, save_model
 from tillwatch.training.feed import Feed, clip_feed
 from tillwatch.training.finish import finish
 from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.motion import fit_motion
-from tillwatch.training.prepare import Job, paths_read, prepare, resolved
+from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved, with_hours
 from tillwatch.training.probe import head_on_features
 from tillwatch.training.run_folder import check_run_folder, claim_run_folder, write_clips
 from tillwatch.training.runlog import EpochMetrics, RunLog
@@ -54,7 +54,15 @@ _FABRIC_PRECISION: dict[PrecisionName, Any] = {"fp32": "32-true", "bf16": "bf16-
 
 
 def train(
-    data: Path, out: Path, config: TrainConfig, log: RunLog | None = None, *, divide_groups: bool = False
+    data: Path,
+    out: Path,
+    config: TrainConfig,
+    log: RunLog | None = None,
+    *,
+    divide_groups: bool = False,
+    prepared: Job | None = None,
+    calibrated: tuple[float, OperatingPoint] | None = None,
+    pictures: bool = True,
 ) -> Evaluation:
     """Trains a classifier on class folders of clips and writes a run folder.
 
@@ -64,6 +72,9 @@ def train(
         config: how.
         log: where to say what happens.
         divide_groups: follow ``config.split_file`` even where it divides a group, to show what that leaks.
+        prepared: from the same data and settings; only divided anew. None prepares everything.
+        calibrated: temperature and operating point, if they are known, as of out-of-fold scores.
+        pictures: whether the report shows clips.
 
     Returns:
         The evaluation on the test clips, or on the training clips if nothing was held out.
@@ -73,7 +84,11 @@ def train(
     """
     log = log or RunLog()
     check_run_folder(out, config.overwrite, reads=paths_read(data, config))
-    job = prepare(data, config, log, divide_groups=divide_groups)
+    config = with_hours(config, log)
+    if prepared is None:
+        job = prepare(data, config, log, divide_groups=divide_groups)
+    else:
+        job = on_split(prepared, config, log, divide_groups=divide_groups)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, _INIT))
         network = MotionNetwork() if job.spec.arch == MOTION else _build(config, job, log)
@@ -95,7 +110,7 @@ def train(
         log.note(f"{skip.name} was left out: {skip.reason}.")
     if skipped:
         write_clips(out / CLIPS_CSV, job, skipped)
-    return finish(network, job, config, out, log)
+    return finish(network, job, config, out, log, calibrated=calibrated, pictures=pictures)
 
 
 def _build(config: TrainConfig, job: Job, log: RunLog) -> nn.Module:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event, draft_for
 from tillwatch.config import TrainConfig, default_workers
 from tillwatch.data.catalog import OWN_GROUPS, Catalog, Clip, Search, look_into, search_folder, too_many_skipped
+from tillwatch.data.footage import measure_footage
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.splits import missing_classes, read_split_file, split_clips
 from tillwatch.data.store import ClipStore, default_store_folder
@@ -67,11 +69,12 @@ class Job:
         return [clip for clip in self.catalog.clips if self.sides[clip.name] == name]
 
 
-def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool = False) -> Job:
+def prepare(data: Path, config: TrainConfig, log: RunLog, *, split: bool = True, divide_groups: bool = False) -> Job:
     """Settles everything that can fail before the first step, the cheapest first.
 
     Args:
         data, config, log: as training takes them.
+        split: False leaves every clip for training, and the dividing to :func:`on_split`.
         divide_groups: follow the split file even where it divides a group, to show what that leaks.
 
     Raises:
@@ -118,9 +121,9 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
     store = _store(config)
     audited = _audit(catalog, event, config, num_frames, store, log)
     catalog = audited.catalog
-    sides = _split(catalog, config, log, divide_groups)
+    sides = _split(catalog, config, log, divide_groups) if split else {clip.name: "train" for clip in catalog.clips}
     known = architecture(config.arch)
-    learnt_from = [clip for clip in catalog.clips if sides[clip.name] == "train"]
+    clip_seconds, clip_frames = _lengths(catalog, sides)
     spec = ClipSpec(
         arch=config.arch,
         classes=catalog.classes,
@@ -135,8 +138,8 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
             std=known.std if config.normalize else None,
             draft=draft_for(resize),
         ),
-        clip_seconds=Lengths.of([s for clip in learnt_from if (s := clip.seconds) is not None]),
-        clip_frames=Lengths.of([clip.stepped_frames for clip in learnt_from]),
+        clip_seconds=clip_seconds,
+        clip_frames=clip_frames,
     )
     counts = ", ".join(f"{name} {count}" for name, count in catalog.class_counts.items())
     groups = len({clip.group for clip in catalog.clips})
@@ -161,6 +164,26 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, divide_groups: bool
     )
 
 
+def on_split(job: Job, config: TrainConfig, log: RunLog, *, divide_groups: bool = False) -> Job:
+    """Returns a job with its clips divided anew; they are not looked at again, nor is anything said of them.
+
+    Args:
+        job: prepared from the same data and settings, but for split, seed and epochs.
+        config, log, divide_groups: as :func:`prepare` takes them.
+
+    Raises:
+        DataError: if a side is left without a class.
+    """
+    sides = _split(job.catalog, config, log, divide_groups)
+    clip_seconds, clip_frames = _lengths(job.catalog, sides)
+    return replace(
+        job,
+        sides=sides,
+        spec=replace(job.spec, clip_seconds=clip_seconds, clip_frames=clip_frames),
+        early=_early(settled(config), job.spec.num_frames, job.spec.preprocessing.crop),
+    )
+
+
 def resolved(config: TrainConfig, job: Job) -> TrainConfig:
     """Fills in what was left to be chosen, so that config.yaml repeats the run elsewhere."""
     config, spec = settled(config), job.spec
@@ -178,6 +201,21 @@ def resolved(config: TrainConfig, job: Job) -> TrainConfig:
         split_file=None if config.split_file is None else config.split_file.resolve(),
         cache_folder=None if config.cache_folder is None else config.cache_folder.resolve(),
     )
+
+
+def with_hours(config: TrainConfig, log: RunLog) -> TrainConfig:
+    """Measures ``normal_footage``, if it is given, and puts its hours in its place, so that a repeat needs it no more.
+
+    Raises:
+        DataError: if it holds no video whose length can be told.
+    """
+    if config.normal_footage is None:
+        return config
+    footage = measure_footage(config.normal_footage)
+    for skip in footage.skipped:
+        log.note(f"footage {skip.name} left out: {skip.reason}.")
+    log.say(f"normal footage: {footage.hours:.4g} h in {footage.videos} videos")
+    return replace(config, normal_hours=footage.hours, normal_footage=None)
 
 
 def settled(config: TrainConfig) -> TrainConfig:
@@ -244,6 +282,13 @@ def _early(config: TrainConfig, num_frames: int, crop: Size) -> Early | None:
     return Early(
         epochs=config.early_epochs, num_frames=min(frames, num_frames), crop=(min(side, crop[0]), min(side, crop[1]))
     )
+
+
+def _lengths(catalog: Catalog, sides: Mapping[str, str]) -> tuple[Lengths | None, Lengths | None]:
+    """Returns how long the clips to learn from are, in seconds and in frames."""
+    learnt_from = [clip for clip in catalog.clips if sides[clip.name] == "train"]
+    seconds = Lengths.of([s for clip in learnt_from if (s := clip.seconds) is not None])
+    return seconds, Lengths.of([clip.stepped_frames for clip in learnt_from])
 
 
 def _store(config: TrainConfig) -> ClipStore | None:
