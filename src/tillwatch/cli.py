@@ -303,6 +303,32 @@ def report(
     print(f"the report is in {page}")
 
 
+@app.command
+def compare(
+    a: Path,
+    b: Path,
+    *,
+    event: Names | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Compare two models on the same clips: figures of both, and their differences with intervals by group.
+
+    Args:
+        a: a run folder, what tillwatch crossval wrote, or any program's predictions.csv.
+        b: another, of the same clips.
+        event: the classes worth an alarm, where a table does not settle it: a,b.
+        as_json: print JSON.
+    """
+    from tillwatch.evaluation.comparison import compare as compare_evaluated
+
+    found = compare_evaluated(a, b, event)
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for line in found.lines():
+        print(line)
+
+
 @app.command(usage="Usage: tillwatch predict [OPTIONS] MODEL PATH...")
 def predict(
     model: Path,

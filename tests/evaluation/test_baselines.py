@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tillwatch.evaluation.baselines import measure_baselines, scene_features, scene_note
-from tillwatch.evaluation.metrics import compute_metrics
+from tillwatch.evaluation.paired import cost_note, rivals_of
 
 CLASSES = ("normal", "theft")
 
@@ -41,9 +41,7 @@ def test_a_scene_that_tells_the_class_is_named_and_noise_is_not(brighter: int, t
     found = measure_baselines(
         {"single frame": features}, labels, {"single frame": test_features}, test_labels, CLASSES, [1]
     )
-    network = compute_metrics(test_labels, np.eye(2)[test_labels], CLASSES, [1])
-    notes = verdicts(network, found, test_labels, [1])
-    assert any("the scene alone" in note for note in notes) == told
+    assert ("the scene alone" in (scene_note(found, test_labels, [1]) or "")) == told
     assert (found[1].metrics.accuracy > 0.95) == told
 
 
@@ -51,10 +49,12 @@ def test_majority_is_the_training_shares_and_a_network_like_it_is_not_worth_its_
     features, labels = clips(8, 0, 0)
     kept = np.array([0, 1, 2, 4])
     given = {"single frame": features[kept]}, labels[kept], {"single frame": features}
-    majority, _ = found = measure_baselines(*given, labels, CLASSES, [1])
+    majority, _ = measure_baselines(*given, labels, CLASSES, [1])
     assert majority.probabilities == pytest.approx(np.tile([0.75, 0.25], (8, 1)))
     assert majority.metrics.event_auroc == 0.5
-    assert "not worth its cost" in verdicts(majority.metrics, found, labels, [1])[0]
+    groups = [f"g{place}" for place in range(8)]
+    rivals = rivals_of(labels, majority.probabilities[None], {"majority": majority.probabilities[None]}, groups, [1])
+    assert "not worth its cost" in (cost_note(rivals) or "")
 
 
 def test_a_run_holds_the_baselines_of_its_own_test_clips(tiny_run: tuple[Path, Path]) -> None:
@@ -68,4 +68,8 @@ def test_a_run_holds_the_baselines_of_its_own_test_clips(tiny_run: tuple[Path, P
         assert {row["path"] for row in own} == tested
         hits = sum(row["predicted"] == row["label"] for row in own)
         assert record[name]["accuracy"] == pytest.approx(hits / len(own))
+        ahead = record[name]["network_ahead"]["accuracy"]
+        network = json.loads((tiny_run[1] / "evaluation.json").read_text())["accuracy"]
+        assert ahead["value"] == pytest.approx(network - hits / len(own))
+        assert (ahead["interval"], "groups" in ahead["reason"]) == (None, True)
     assert record["single frame"]["accuracy"] == 1.0  # the tiny classes differ in brightness

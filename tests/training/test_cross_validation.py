@@ -16,6 +16,8 @@ from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import find_clips
 from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, DataError, RunError
+from tillwatch.evaluation.evaluated import read_evaluated
+from tillwatch.evaluation.findings import summary_of
 from tillwatch.training import cross_validation, loop
 from tillwatch.training.cross_validation import Folds, cross_validate
 
@@ -32,7 +34,8 @@ def crossval(
     tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("crossval") / "cv"
-    cross_validate(tiny_run[0], out, tiny_config(group_pattern=r"day\d"), Folds(folds=4, final=True), quiet())
+    config = tiny_config(group_pattern=r"day\d", min_recall=0.75)
+    cross_validate(tiny_run[0], out, config, Folds(folds=4, final=True), quiet())
     return out
 
 
@@ -77,10 +80,50 @@ def test_every_clip_is_scored_by_the_fold_that_did_not_see_it(crossval: Path, ti
     assert {row["split"] for row in rows_of(crossval / "final" / "clips.csv")} == {"train"}
 
 
+def test_figures_at_a_point_are_those_of_each_folds_own(crossval: Path) -> None:
+    rows, record = rows_of(crossval / "predictions.csv"), json.loads((crossval / "evaluation.json").read_text())
+    own = {}
+    for number in "1234":
+        own[number] = json.loads((crossval / "folds" / number / "model.json").read_text())["operating_point"][
+            "threshold"
+        ]
+    assert len(set(own.values())) > 1, "thresholds that differ, or this shows nothing"
+    found = sum(float(row["p_theft"]) >= own[row["fold"]] for row in rows if row["label"] == "theft")
+    false = sum(float(row["p_theft"]) >= own[row["fold"]] for row in rows if row["label"] == "normal")
+    point = record["summary"]["at_point"]
+    assert (point["found"], point["false_alarms"]) == (found, false)
+    assert record["summary"]["figures"]["recall"]["value"] == pytest.approx(found / 12)
+    assert [fold["threshold"] for fold in record["folds"]] == list(own.values())
+    assert any("each fold's own threshold" in note for note in record["notes"])
+    read = read_evaluated(crossval)
+    assert summary_of(read).to_json()["figures"] == record["summary"]["figures"], "the report says the same"
+    assert read.threshold == record["operating_point"]["threshold"]
+    page = " ".join((crossval / "report.html").read_text().split())
+    assert "each fold&#39;s own operating point" in page
+    assert "chosen on these very clips" in page
+    ahead = record["baselines"]["single frame"]["network_ahead"]["balanced_accuracy"]
+    means = record["balanced_accuracy"] - record["baselines"]["single frame"]["balanced_accuracy"]
+    assert ahead["value"] == pytest.approx(means)
+    assert ahead["interval"] is None
+    assert "4 groups" in ahead["reason"]
+
+
+def test_the_final_model_gets_what_out_of_fold_scores_say(crossval: Path) -> None:
+    record = json.loads((crossval / "evaluation.json").read_text())["final"]
+    model = json.loads((crossval / "final" / "model.json").read_text())
+    assert model["operating_point"] == record["operating_point"]
+    assert (
+        "recall of at least 0.75, chosen on 24 out-of-fold clips, 12 of them events"
+        in record["operating_point"]["source"]
+    )
+    assert model["temperature"] == record["temperature"]
+    assert "24 out-of-fold clips" in record["temperature_source"]
+
+
 def test_a_broken_off_cross_validation_goes_on_and_ends_the_same(
     crossval: Path, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    config, out = tiny_config(group_pattern=r"day\d"), tmp_path / "cv"
+    config, out = tiny_config(group_pattern=r"day\d", min_recall=0.75), tmp_path / "cv"
     trained: list[str] = []
     original = loop.train
 
@@ -96,7 +139,9 @@ def test_a_broken_off_cross_validation_goes_on_and_ends_the_same(
     with pytest.raises(KeyboardInterrupt):
         cross_validate(tiny_run[0], out, config, Folds(folds=4), quiet())
     with pytest.raises(RunError, match=r"--lr 0\.01 is now 0\.02"):
-        cross_validate(tiny_run[0], out, tiny_config(group_pattern=r"day\d", lr=0.02), Folds(folds=4), quiet())
+        cross_validate(
+            tiny_run[0], out, tiny_config(group_pattern=r"day\d", min_recall=0.75, lr=0.02), Folds(folds=4), quiet()
+        )
     cross_validate(tiny_run[0], out, config, Folds(folds=4), quiet())
     assert trained == ["1", "2", "3", "3", "4"]
     assert (out / "predictions.csv").read_bytes() == (crossval / "predictions.csv").read_bytes()

@@ -1,0 +1,162 @@
+"""Two evaluations of the same clips, of any two programs: figures of both, differences by group, and who was right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tillwatch.errors import DataError
+from tillwatch.evaluation.evaluated import Evaluated, Told, read_evaluated
+from tillwatch.evaluation.findings import summary_of
+from tillwatch.evaluation.paired import DECIDES, Difference, Scored, differences
+from tillwatch.evaluation.summary import Summary
+
+#: Figures whose differences are given: those of any threshold, and recall, each model's at its own.
+NAMES = ("accuracy", "balanced_accuracy", "event_auroc", "event_average_precision", "recall")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What two models make of the same clips.
+
+    Attributes:
+        names: of the two, as they are told apart.
+        clips, groups: how many.
+        summaries: of each.
+        differences: the first's figures less the second's.
+        both, only_first, only_second, neither: clips whose most probable class is theirs; of repeats, clips expected of
+            one drawn for each model. No test of them is made: clips of a group are no independent trials.
+        notes: sentences that must stand beside it.
+    """
+
+    names: tuple[str, str]
+    clips: int
+    groups: int
+    summaries: tuple[Summary, Summary]
+    differences: dict[str, Difference]
+    both: float
+    only_first: float
+    only_second: float
+    neither: float
+    notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Which is better, in a sentence."""
+        first, second = self.names
+        difference = self.differences[DECIDES]
+        told = f"balanced accuracy, A less B, {difference}"
+        if difference.interval is None:
+            return f"nothing says which of {first} and {second} is better ({told}): {difference.reason}"
+        if difference.ahead:
+            return f"{first} is better than {second}: {told}, 95 % interval by group."
+        if difference.behind:
+            return f"{second} is better than {first}: {told}, 95 % interval by group."
+        return f"these clips do not tell {first} from {second}: {told}, 95 % interval by group."
+
+    def lines(self) -> list[str]:
+        """Returns it to read."""
+        first, second = self.names
+        lines = [f"A: {first}", f"B: {second}", f"{self.clips} clips in {self.groups} groups", ""]
+        lines.append(f"{'':>24}  {'A':<26}{'B':<26}A less B")
+        for name in NAMES:
+            a, b = (str(summary.figures[name]) for summary in self.summaries)
+            lines.append(f"{name.replace('_', ' '):>24}  {a:<26}{b:<26}{self.differences[name]}")
+        lines.append("")
+        lines.append(
+            f"right: both {self.both:g}, only A {self.only_first:g}, only B {self.only_second:g}, "
+            f"neither {self.neither:g}"
+        )
+        return [*lines, *(f"note: {note}" for note in self.notes), self.verdict]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as ``--json`` prints it."""
+        record = asdict(self)
+        record["summaries"] = [summary.to_json() for summary in self.summaries]
+        return {**record, "verdict": self.verdict}
+
+
+def compare(first: Path, second: Path, event: Sequence[str] | None = None) -> Comparison:
+    """Compares two run folders, cross-validations or tables of predictions.
+
+    Args:
+        first, second: as :func:`tillwatch.evaluation.evaluated.read_evaluated` takes them.
+        event: the classes worth an alarm, where a table does not settle it.
+
+    Raises:
+        TillwatchError: if one cannot be read, or they are not of the same clips, labels, classes and event.
+    """
+    told = Told(event=event)
+    a, b = read_evaluated(first, told), read_evaluated(second, told)
+    order = _same_clips(a, b)
+    columns = [b.classes.index(name) for name in a.classes]
+    ours = Scored(probabilities=a.probabilities, thresholds=a.thresholds)
+    theirs = Scored(probabilities=b.probabilities[:, order][..., columns], thresholds=b.thresholds[:, order])
+    groups, notes = _groups(a, tuple(b.groups[place] for place in order))
+    right_a, right_b = ((one.probabilities.argmax(-1) == a.labels).mean(0) for one in (ours, theirs))
+    return Comparison(
+        names=(str(first), str(second)),
+        clips=len(a.names),
+        groups=len(set(groups)),
+        summaries=(_summary(a, groups), _summary(b, tuple(np.array(groups, dtype=object)[np.argsort(order)]))),
+        differences=differences(a.labels, ours, theirs, groups, a.event_indices, NAMES),
+        both=float((right_a * right_b).sum()),
+        only_first=float((right_a * (1 - right_b)).sum()),
+        only_second=float(((1 - right_a) * right_b).sum()),
+        neither=float(((1 - right_a) * (1 - right_b)).sum()),
+        notes=(*notes, *(f"{name}: {note}" for name, one in (("A", a), ("B", b)) for note in one.notes)),
+    )
+
+
+def _same_clips(a: Evaluated, b: Evaluated) -> list[int]:
+    """Returns where each clip of the first stands in the second.
+
+    Raises:
+        DataError: if that cannot be said of each, or they mean other things by it.
+    """
+    if sorted(a.classes) != sorted(b.classes):
+        raise DataError(
+            f"{a.source} has the classes {', '.join(a.classes)}, {b.source} {', '.join(b.classes)}; "
+            "only the same classes can be compared."
+        )
+    if set(a.event) != set(b.event):
+        raise DataError(
+            f"the event is {', '.join(a.event)} in {a.source} and {', '.join(b.event)} in {b.source}; "
+            "say which with --event."
+        )
+    only_a, only_b = set(a.names) - set(b.names), set(b.names) - set(a.names)
+    if only_a or only_b:
+        raise DataError(
+            f"{a.source} and {b.source} are not of the same clips: {len(only_a)} stand only in the first, "
+            f"{len(only_b)} only in the second, such as {min(only_a | only_b)!r}; compare scores of the same clips."
+        )
+    places = {name: place for place, name in enumerate(b.names)}
+    order = [places[name] for name in a.names]
+    other = [
+        name
+        for name, label, place in zip(a.names, a.labels, order, strict=True)
+        if a.classes[label] != b.classes[b.labels[place]]
+    ]
+    if other:
+        raise DataError(
+            f"{len(other)} clips bear other labels in {a.source} than in {b.source}, such as {other[0]!r}; "
+            "compare scores under the same labels."
+        )
+    return order
+
+
+def _groups(a: Evaluated, theirs: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the groups that both are looked at by: a table that names none takes the other's."""
+    if a.groups == theirs or theirs == a.names:
+        return a.groups, ()
+    if a.groups == a.names:
+        return theirs, ()
+    return a.groups, ("the two tables name other groups; those of A are used.",)
+
+
+def _summary(found: Evaluated, groups: tuple[str, ...]) -> Summary:
+    return summary_of(replace(found, groups=groups))
