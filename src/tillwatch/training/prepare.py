@@ -351,7 +351,7 @@ def _split(catalog: Catalog, config: TrainConfig, log: RunLog, divide_groups: bo
             raise DataError(f"--split-file {config.split_file} leaves no clip of {label!r} for {side}.")
         groups = len({clip.group for clip in catalog.clips if clip.label == label})
         raise DataError(
-            f"no clip of {label!r} is left for {side}: its clips fall into {groups} groups, and a group is never "
+            f"no clip of {label!r} is left for {side}: its clips fall into {groups} group{'s' if groups > 1 else ''}, and a group is never "
             "divided; at least 3 groups of each class are needed, or --recipe original, which holds nothing out."
         )
     for _, label in lacking:
