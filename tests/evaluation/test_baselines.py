@@ -71,5 +71,5 @@ def test_a_run_holds_the_baselines_of_its_own_test_clips(tiny_run: tuple[Path, P
         ahead = record[name]["network_ahead"]["accuracy"]
         network = json.loads((tiny_run[1] / "evaluation.json").read_text())["accuracy"]
         assert ahead["value"] == pytest.approx(network - hits / len(own))
-        assert (ahead["interval"], "groups" in ahead["reason"]) == (None, True)
+        assert (ahead["interval"], "group" in ahead["reason"]) == (None, True)
     assert record["single frame"]["accuracy"] == 1.0  # the tiny classes differ in brightness

@@ -279,7 +279,7 @@ def test_what_can_be_reported_but_says_little_is_reported_and_says_so(tmp_path: 
     one_group = [row | {"group": "all"} for row in simulated()]
     told = text_of(page_of(write_table(tmp_path / "p.csv", one_group)))
     assert "All clips are of one group" in told
-    assert "fall into 1 groups" in told
+    assert "fall into 1 group, and" in told
     assert "No bands" in told
     told = text_of(page_of(write_table(tmp_path / "p.csv", simulated()[:2])))
     assert "Too few clips to tell" in told
