@@ -511,6 +511,41 @@ def test_one_class_only_is_refused(frame_root: Path, out: Path, refused: Run) ->
     assert "one class only, theft" in refused("train", frame_root, "--out", out, *tiny()).err
 
 
+@pytest.mark.parametrize("command", ["train", "crossval"])
+def test_one_group_that_holds_everything_is_refused(frame_root: Path, out: Path, refused: Run, command: str) -> None:
+    (frame_root / "clips.csv").write_text(
+        "path,label,group\n" + "".join(f"{c}/clip{n},{c},everything\n" for c in ("theft", "normal") for n in range(8)),
+        encoding="utf-8",
+    )
+    said = refused(command, frame_root, "--out", out, *tiny()).err
+    assert "clips fall into 1 group," in said or "of 'normal' fall into 1 group," in said
+    assert "a group is never divided" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["train", "crossval"])
+def test_two_clips_in_all_are_refused(frame_root: Path, out: Path, refused: Run, command: str) -> None:
+    for folder in frame_root.glob("*/clip[1-7]"):
+        shutil.rmtree(folder)
+    assert "fall into 1 group," in refused(command, frame_root, "--out", out, *tiny()).err
+    assert not out.exists()
+
+
+def test_other_clips_of_one_class_only_are_evaluated_and_the_page_says_what_that_lacks(
+    tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(tiny_run[1], run)
+    shutil.copytree(tiny_run[0] / "theft", other / "theft")
+    result = run_cli("evaluate", run, other)
+    assert result.code == 0, result.err
+    assert "no clip of 'normal' is in" in result.out
+    assert "0 other clips are too few to say anything of" in result.out
+    assert "AUROC" not in result.out[result.out.index("balanced accuracy") :]
+    page = (run / "evaluations" / "other-all" / "report.html").read_text(encoding="utf-8")
+    assert "none of them is anything but theft" in page
+
+
 def test_ambiguous_event_asks(frame_root: Path, out: Path, refused: Run) -> None:
     (frame_root / "normal").rename(frame_root / "buying")
     error = refused("train", frame_root, "--out", out, *tiny()).err

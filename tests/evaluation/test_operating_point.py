@@ -69,12 +69,24 @@ def test_measured() -> None:
     assert nothing.recall is nothing.precision is nothing.f1 is None
 
 
-def test_poisson_intervals_against_tables() -> None:
-    none = false_alarms_per_hour(0, 3)
+# Limits of a Poisson mean, 95 % two-sided, as tables print them (Garwood, 1936). By hand:
+# with one seen, exp(-m) (1 + m) = 0.025 gives 5.572, and 1 - exp(-m) = 0.025 gives 0.0253.
+GARWOOD = {1: (0.0253, 5.572), 2: (0.242, 7.225), 3: (0.619, 8.767), 5: (1.623, 11.668), 10: (4.795, 18.390)}
+
+
+@pytest.mark.parametrize("count", GARWOOD)
+@pytest.mark.parametrize("hours", [0.5, 10.0])
+def test_false_alarms_an_hour_and_their_bounds_against_tables(count: int, hours: float) -> None:
+    alarms, (low, high) = false_alarms_per_hour(count, hours), GARWOOD[count]
+    assert alarms.per_hour == count / hours
+    assert (alarms.low * hours, alarms.high * hours) == pytest.approx((low, high), abs=6e-4)
+
+
+@pytest.mark.parametrize("hours", [0.5, 3.0, 40.0])
+def test_no_false_alarm_has_the_one_sided_bound(hours: float) -> None:
+    none = false_alarms_per_hour(0, hours)
     assert (none.per_hour, none.low) == (0.0, 0.0)
-    assert none.high == pytest.approx(2.9957 / 3, abs=1e-4)  # -ln 0.05
-    five = false_alarms_per_hour(5, 10)
-    assert (five.low * 10, five.high * 10) == pytest.approx((1.6235, 11.6683), abs=1e-3)  # Garwood's table
+    assert none.high * hours == pytest.approx(2.9957, abs=1e-4)  # exp(-m) = 0.05: m = ln 20, the rule of three
 
 
 def test_alarms_a_day_by_bayes() -> None:

@@ -256,6 +256,7 @@ def test_a_network_that_a_baseline_equals_is_told_so(tiny_run: tuple[Path, Path]
     [
         (lambda rows: [{k: v for k, v in row.items() if k != "p_normal"} for row in rows], "has 1 columns p_<class>"),
         (lambda rows: [{k: v for k, v in row.items() if k != "label"} for row in rows], "lacks the column 'label'"),
+        (lambda rows: [rows[0] | {"label": ""}, *rows[1:]], "1 of 140 clips have no label, the first is"),
         (lambda rows: [rows[0] | {"p_theft": "nan"}, *rows[1:]], "1 of 140 clips have scores that are not finite"),
         (lambda rows: [rows[0] | {"p_theft": 0.9, "p_normal": 0.9}, *rows[1:]], "do not sum to 1"),
         (lambda rows: rows[::2], "all 70 clips are of the class 'theft'"),

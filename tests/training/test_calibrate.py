@@ -13,7 +13,7 @@ from PIL import Image
 
 from tillwatch.data.catalog import CLIPS_CSV
 from tillwatch.errors import ConfigError
-from tillwatch.files import read_csv
+from tillwatch.files import read_csv, write_csv
 from tillwatch.training.loop import train
 
 
@@ -42,6 +42,35 @@ def test_poisoned_test_clips_move_neither_temperature_nor_operating_point(
         "the poison did nothing, so nothing was shown"
     )
     assert "validation clips" in records[0][1]["source"]
+
+
+def test_flipped_labels_of_test_clips_move_the_figures_alone(
+    tiny_run: tuple[Path, Path], tmp_path: Path, tiny_config: Any, quiet: Any
+) -> None:
+    frames, run = tiny_run
+    rows = [row for row in read_csv(run / CLIPS_CSV) if row["split"]]
+    models, figures = [], []
+    for flipped in (False, True):
+        data, out = tmp_path / f"frames{flipped}", tmp_path / f"run{flipped}"
+        shutil.copytree(frames, data)
+        split = [{"path": row["path"], "split": row["split"]} for row in rows]
+        for row, place in zip(rows, split, strict=True):
+            if flipped and row["split"] == "test":
+                label, name = row["path"].split("/")
+                place["path"] = f"{'normal' if label == 'theft' else 'theft'}/flipped_{name}"
+                (data / row["path"]).rename(data / place["path"])
+        write_csv(tmp_path / f"split{flipped}.csv", ("path", "split"), split)
+        options = {"group_pattern": r"day\d", "split_file": tmp_path / f"split{flipped}.csv", "event": ("theft",)}
+        train(data, out, tiny_config(epochs=2, **options), quiet())
+        models.append((out / "model.json").read_bytes())
+        figures.append(json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["accuracy"])
+    assert json.loads(models[0])["temperature"] == json.loads(models[1])["temperature"]
+    assert json.loads(models[0])["operating_point"] == json.loads(models[1])["operating_point"]
+    assert json.loads(models[0])["sha256"] == json.loads(models[1])["sha256"]
+    assert figures[0] + figures[1] == pytest.approx(1.0), (
+        "what was right under one set of labels is wrong under the other"
+    )
+    assert figures[0] != figures[1], "the poison did nothing, so nothing was shown"
 
 
 @pytest.mark.parametrize(

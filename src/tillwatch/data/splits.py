@@ -106,14 +106,14 @@ def _check_folds(clips: Sequence[Clip], folds: int) -> None:
     label, fewest = min(((label, len(groups)) for label, groups in groups_of.items()), key=lambda pair: pair[::-1])
     if fewest < 3:
         raise DataError(
-            f"the clips of {label!r} fall into {fewest} groups, so no folds are possible: training, validation and "
+            f"the clips of {label!r} fall into {n_groups(fewest)}, so no folds are possible: training, validation and "
             "test need one each, and a group is never divided."
         )
     # The groups left beside a fold must do for training and for validation.
     possible = [k for k in range(2, fewest + 1) if fewest - -(-fewest // k) >= 2]
     if folds not in possible:
         raise DataError(
-            f"--folds {folds} does not fit: the clips of {label!r} fall into {fewest} groups, and a group is never "
+            f"--folds {folds} does not fit: the clips of {label!r} fall into {n_groups(fewest)}, and a group is never "
             f"divided; {possible[0]} to {possible[-1]} folds are possible."
         )
 
@@ -257,3 +257,8 @@ def _repair(
                 improved = True
                 break
     return chosen
+
+
+def n_groups(count: int) -> str:
+    """Returns "1 group", "2 groups" and so on."""
+    return "1 group" if count == 1 else f"{count} groups"

@@ -77,6 +77,8 @@ def predictions_of(rows: Sequence[Mapping[str, str]], path: Path, *, one_class_o
             raise DataError(f"{path} lacks the column {name!r}; it has {', '.join(columns)}.")
     if len(classes) < 2:
         raise DataError(f"{path} has {len(classes)} columns p_<class>; it must have one for each class, two at least.")
+    if unnamed := [row["path"] for row in rows if not row["label"].strip()]:
+        raise DataError(f"{path}: {len(unnamed)} of {len(rows)} clips have no label, the first is {unnamed[0]!r}.")
     names = tuple(row["path"] for row in rows)
     probabilities = np.array([[_number(path, row, _PREFIX + name) for name in classes] for row in rows])
     for row in rows:

@@ -12,7 +12,7 @@ from tillwatch.config import TrainConfig, default_workers
 from tillwatch.data.catalog import OWN_GROUPS, Catalog, Clip, Search, look_into, search_folder, too_many_skipped
 from tillwatch.data.footage import measure_footage
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
-from tillwatch.data.splits import missing_classes, read_split_file, split_clips
+from tillwatch.data.splits import missing_classes, n_groups, read_split_file, split_clips
 from tillwatch.data.store import ClipStore, default_store_folder
 from tillwatch.errors import ConfigError, DataError
 from tillwatch.evaluation.audit_report import AuditReport
@@ -351,7 +351,7 @@ def _split(catalog: Catalog, config: TrainConfig, log: RunLog, divide_groups: bo
             raise DataError(f"--split-file {config.split_file} leaves no clip of {label!r} for {side}.")
         groups = len({clip.group for clip in catalog.clips if clip.label == label})
         raise DataError(
-            f"no clip of {label!r} is left for {side}: its clips fall into {groups} groups, and a group is never "
+            f"no clip of {label!r} is left for {side}: its clips fall into {n_groups(groups)}, and a group is never "
             "divided; at least 3 groups of each class are needed, or --recipe original, which holds nothing out."
         )
     for _, label in lacking:
