@@ -50,7 +50,7 @@ class RunLog:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._epochs: list[EpochMetrics] = []
+        self._epochs: dict[Path, list[EpochMetrics]] = {}  # by folder: one log may follow several folds
         self._noted: set[str] = set()
 
     def say(self, line: str) -> None:
@@ -80,8 +80,9 @@ class RunLog:
 
     def epoch(self, folder: Path, metrics: EpochMetrics, epochs: int, best: bool) -> None:
         """Adds an epoch to metrics.csv in ``folder`` and prints it."""
-        self._epochs.append(metrics)
-        write_csv(folder / "metrics.csv", COLUMNS, [_rounded(epoch) for epoch in self._epochs])
+        of_folder = self._epochs.setdefault(folder, [])
+        of_folder.append(metrics)
+        write_csv(folder / "metrics.csv", COLUMNS, [_rounded(epoch) for epoch in of_folder])
         validation = (
             ""
             if metrics.val_loss is None
