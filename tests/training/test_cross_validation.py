@@ -80,6 +80,12 @@ def test_every_clip_is_scored_by_the_fold_that_did_not_see_it(crossval: Path, ti
     assert {row["split"] for row in rows_of(crossval / "final" / "clips.csv")} == {"train"}
 
 
+def test_a_fold_holds_its_own_epochs_alone_and_the_final_model_trains_as_long_as_they(crossval: Path) -> None:
+    for number in ("1", "2", "3", "4"):
+        assert [row["epoch"] for row in rows_of(crossval / "folds" / number / "metrics.csv")] == ["1"]
+    assert yaml.safe_load((crossval / "final" / "config.yaml").read_text())["epochs"] == 1
+
+
 def test_figures_at_a_point_are_those_of_each_folds_own(crossval: Path) -> None:
     rows, record = rows_of(crossval / "predictions.csv"), json.loads((crossval / "evaluation.json").read_text())
     own = {}
