@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from tillwatch.data.splits import n_groups
+
 #: Below this many groups no interval is printed: none holds what it promises.
 MIN_GROUPS = 10
 
@@ -99,10 +101,9 @@ def why_no_interval(groups: Sequence[str], kinds: NDArray[np.int64] | None = Non
     if least >= MIN_GROUPS:
         return None
     of_what = "the clips" if kinds is None else "the clips of a kind"
-    into = "1 group" if least == 1 else f"{least} groups"
     return (
-        f"no intervals: {of_what} fall into {into}, and under {MIN_GROUPS} no interval holds what it promises; "
-        "tillwatch crossval measures on every group."
+        f"no intervals: {of_what} fall into {n_groups(least)}, and under {MIN_GROUPS} no interval holds what it "
+        "promises; tillwatch crossval measures on every group."
     )
 
 

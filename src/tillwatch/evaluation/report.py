@@ -15,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from tillwatch.data.splits import n_groups
 from tillwatch.errors import RunError, one_line
 from tillwatch.evaluation import plots
 from tillwatch.evaluation.curves import Step, pr_curve, roc_curve, threshold_steps
@@ -131,7 +132,7 @@ def _packaged(name: str) -> str:
 def _claim(found: Evaluated) -> dict[str, Any]:
     groups = len(set(found.groups))
     claim = claim_of(found)
-    scored = f"{len(found.names)} clips in {groups} groups"
+    scored = f"{len(found.names)} clips in {n_groups(groups)}"
     times = f", {found.repeats} times each" if found.repeats > 1 else ""
     what = {
         "test": "held out of training",
@@ -310,7 +311,7 @@ def _by_group(found: Evaluated) -> dict[str, Any]:
             rows = parts(found, names)
             by_part.append((what, rows[:_PARTS_AT_MOST], max(0, len(rows) - _PARTS_AT_MOST)))
     groups, own = len(set(found.groups)), len(set(found.groups)) == len(found.names)
-    note = f"{groups} groups. One that does far worse than the rest is where to look first."
+    note = f"{n_groups(groups)}. One that does far worse than the rest is where to look first."
     if groups == 1:
         note = f"All clips are of one group, {found.groups[0]}: how figures differ between groups cannot be seen."
     elif own:
