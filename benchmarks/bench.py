@@ -58,7 +58,7 @@ def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list
         ("training speed", lambda: training_speed.rows(frames, quick)),
         ("loading", lambda: loading.rows(quick, videos)),
         ("fast", lambda: time_to_accuracy.rows([0] if quick else [0, 1, 2], quick)),
-        ("probe", lambda: probe_speed.rows(frames)),
+        ("probe", lambda: probe_speed.rows(frames, quick)),
         ("memory", lambda: memory.rows(frames, quick)),
         ("store", lambda: store_faults.rows(quick)),
         ("gpu", gpu.rows),

@@ -77,8 +77,8 @@ class OurTraining:
         self.model.train()
         self.waited = 0.0
 
-    def step(self) -> int:
-        """Loads a batch and trains on it; returns how many clips it had."""
+    def step(self, most: int | None = None) -> int:
+        """Loads a batch and trains on it, or on its first ``most`` clips; returns how many those were."""
         started = time.perf_counter()
         batch = next(self.batches, None)
         if batch is None:
@@ -87,8 +87,9 @@ class OurTraining:
             self.batches = iter(self.loader)
             batch = next(self.batches)
         self.waited += time.perf_counter() - started
-        self.train_on(batch.clips(self.transform, self.fabric.device), batch.labels.to(self.fabric.device))
-        return len(batch.labels)
+        labels = batch.labels[:most].to(self.fabric.device)
+        self.train_on(batch.clips(self.transform, self.fabric.device)[:most], labels)
+        return len(labels)
 
     def train_on(self, clips: torch.Tensor, labels: torch.Tensor) -> None:
         """One step on clips that are on the device already."""
@@ -105,18 +106,23 @@ def classes_in(root: Path) -> list[str]:
 
 
 def matrix_peak(dtype: torch.dtype, device: str = "cpu", size: int = 4096) -> float:
-    """Returns the best of a few square matrix products, in GFLOP/s; smaller ones where they take a second."""
-    best = 0.0
-    for edge in (size // 8, size):
+    """Returns the best of many square matrix products of several sizes, in GFLOP/s.
+
+    Half a second of each size, so that one disturbance is not taken for the machine; none that takes a second or more.
+    """
+    best, edge = 0.0, size // 8
+    while not best or (edge <= size and 2 * edge**3 < best * 1e9):
         a, b = (torch.randn(edge, edge, device=device).to(dtype) for _ in range(2))
-        for _ in range(6):
+        product = torch.empty_like(a)
+        until, products = time.perf_counter() + 0.5, 0
+        while products < 6 or time.perf_counter() < until:
             synchronize(device)
             started = time.perf_counter()
-            a @ b
+            torch.mm(a, b, out=product)
             synchronize(device)
             best = max(best, 2 * edge**3 / (time.perf_counter() - started) / 1e9)
-        if 2 * size**3 / best / 1e9 > 1:
-            break
+            products += 1
+        edge *= 2
     return best
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from scipy import stats
 from table import Row, print_table
-from tasks import FEW_CAMERAS, Task, cctv_small, noisy_till, test_loss
+from tasks import FEW_CAMERAS, SMALL, Task, cctv_small, noisy_till, test_loss
 
 from tillwatch.data.catalog import find_clips
 from tillwatch.evaluation.evaluate import score_clips
@@ -112,8 +112,8 @@ def measured_rows(results: Path, frames: Path | None, quick: bool) -> list[Row]:
     """Measures what is lacking and returns the table's rows; quick is two seeds of one epoch, to see that it runs."""
     if quick:
         results.unlink(missing_ok=True)
-        few = [noisy_till(cameras=FEW_CAMERAS, epochs=1)]
-        few += [cctv_small(frames, clips_per_class=20, epochs=1)] if frames else []
+        few = [noisy_till(cameras=FEW_CAMERAS, epochs=1, **SMALL)]
+        few += [cctv_small(frames, clips_per_class=12, epochs=1, **SMALL)] if frames else []
         measure_all(results, few, [0, 1])
     else:
         measure_all(results, both_tasks(frames), range(5))

@@ -1,7 +1,7 @@
 """Cost against size: catalog and split of a million clips, how even the split is, an epoch's overhead per clip.
 
     python benchmarks/scale.py           # a million clips; minutes, and a million empty files in a temporary folder
-    python benchmarks/scale.py --quick   # a hundred thousand
+    python benchmarks/scale.py --quick   # fifty thousand
 
 The catalog is searched, its rows read, its groups and short clips settled as training does it; only the files are
 not opened, since there is nothing in them. Each case runs in a process of its own. How even a split is:
@@ -310,11 +310,11 @@ def rows(quick: bool) -> list[Row]:
     """Measures everything.
 
     Args:
-        quick: a tenth of the clips, fewer data sets and epochs.
+        quick: fewer clips, data sets and epochs.
     """
     torch.set_num_threads(1)
     return [
-        *catalog_rows(catalog_figures(100_000 if quick else 1_000_000)),
+        *catalog_rows(catalog_figures(50_000 if quick else 1_000_000)),
         *quality_rows(quality_figures(60 if quick else 300)),
         *(
             epoch_row(epoch_figures(workers, 1, FEW_SIZES) if quick else epoch_figures(workers, 3))
@@ -379,7 +379,7 @@ def epoch_row(figures: EpochFigures) -> Row:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the clips")
+    parser.add_argument("--quick", action="store_true", help="fewer clips")
     parser.add_argument("--measure", type=Path, metavar="FOLDER", help="prints one catalog's figures as JSON")
     options = parser.parse_args()
     if options.measure is not None:

@@ -23,11 +23,14 @@ from tillwatch.files import read_csv, write_csv
 
 #: Cameras of each side; every one films CLIPS_PER_CAMERA clips, half of each class.
 CAMERAS = {"train": 12, "validation": 8, "test": 15}
-FEW_CAMERAS = {"train": 3, "validation": 2, "test": 2}
+FEW_CAMERAS = {"train": 1, "validation": 1, "test": 1}
 CLIPS_PER_CAMERA = 8
 
 #: Times the demo's noise, which drowns single frames: hand and banknote show in the mean of their pixels alone.
 NOISE = 60.0
+
+#: For a look at whether everything runs.
+SMALL: dict[str, Any] = {"resize": 36, "crop": 32}
 
 _SIZE: dict[str, Any] = {"num_frames": 8, "resize": 56, "crop": 48, "batch_size": 8, "weights": "none"}
 

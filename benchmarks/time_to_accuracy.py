@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from table import Row, print_table
-from tasks import FEW_CAMERAS, Task, noisy_till
+from tasks import FEW_CAMERAS, SMALL, Task, noisy_till
 
 from tillwatch.config import RECIPES
 from tillwatch.training.loop import train
@@ -81,7 +81,10 @@ def until_reached(recipe: str, task: Task, seed: int) -> Until:
 
 def rows(seeds: list[int], quick: bool = False) -> list[Row]:
     """Measures and returns the table's row; quick is too short to reach it, to see that it runs."""
-    task = noisy_till(cameras=FEW_CAMERAS, epochs=3) if quick else noisy_till(num_frames=16, resize=92, crop=80)
+    if quick:
+        task = noisy_till(cameras=FEW_CAMERAS, epochs=3, **SMALL)
+    else:
+        task = noisy_till(num_frames=16, resize=92, crop=80)
     measured = {recipe: [until_reached(recipe, task, seed) for seed in seeds] for recipe in ("fast", "default")}
     # A training that never got there counts as endless; the default's, which is divided by, as what it took at least.
     fast = _median([until if until.reached else Until(math.inf, False) for until in measured["fast"]])

@@ -52,30 +52,46 @@ class Contender:
         self._process = context.Process(target=_serve, args=(make, theirs))
         self._process.start()
 
-    def step(self) -> float:
-        """Returns the seconds a clip of one step."""
-        self._pipe.send("step")
+    def step(self, most: int | None = None) -> float:
+        """Returns the seconds a clip of one step, on the first ``most`` clips of a batch if told."""
+        self._pipe.send(("step", most))
         seconds: float = self._pipe.recv()
         return seconds
 
     def stop(self) -> None:
         """Ends the process."""
-        self._pipe.send("stop")
+        self._pipe.send(("stop", None))
         self._process.join()
 
 
 def _serve(make: Callable[[], Training], pipe: Connection) -> None:
     training = make()
-    while pipe.recv() == "step":
+    while True:
+        order, most = pipe.recv()
+        if order == "stop":
+            return
         started = time.perf_counter()
-        clips = training.step()
+        clips = training.step(most)
         pipe.send((time.perf_counter() - started) / clips)
 
 
 def measure(
-    frames: Path, num_frames: int, batch_size: int, rounds: int, precisions: tuple[PrecisionName | None, ...]
+    frames: Path,
+    num_frames: int,
+    batch_size: int,
+    rounds: int,
+    precisions: tuple[PrecisionName | None, ...],
+    warm_up: int | None = None,
 ) -> dict[str, Speed]:
-    """Runs the plain loop and ours in each precision turn by turn; None is what ``auto`` takes."""
+    """Runs the plain loop and ours in each precision turn by turn.
+
+    Args:
+        frames: frame folders.
+        num_frames, batch_size: of each step.
+        rounds: steps of each that are timed, after one that warms up.
+        precisions: of ours; None is what ``auto`` takes.
+        warm_up: clips that each warms up on; None for a batch.
+    """
     makers: dict[str, Callable[[], Training]] = {"plain loop": partial(PlainTraining, frames, num_frames, batch_size)}
     for asked in precisions:
         precision = asked or choose_precision("auto", "cpu", "r2plus1d_18").name
@@ -84,16 +100,18 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, contender in contenders.items():
-            spent = contender.step()
-            if turn:  # the first warms up
-                seconds[name].append(spent)
+            if turn == 0:
+                contender.step(warm_up)
+            else:
+                seconds[name].append(contender.step())
     for contender in contenders.values():
         contender.stop()
-    peaks = {"fp32": matrix_peak(torch.float32), "bf16": matrix_peak(torch.bfloat16)}
+    peaks: dict[torch.dtype, float] = {}
     gflop = GFLOP_PER_CLIP_OF_32 * num_frames / 32
     speeds = {}
     for name, values in seconds.items():
-        median, peak = statistics.median(values), peaks["bf16" if "bf16" in name else "fp32"]
+        median, dtype = statistics.median(values), torch.bfloat16 if "bf16" in name else torch.float32
+        peak = peaks[dtype] = peaks.get(dtype) or matrix_peak(dtype)
         speeds[name] = Speed(seconds=median, share_of_peak=gflop / median / peak, peak=peak)
     return speeds
 
@@ -102,7 +120,8 @@ def rows(frames: Path, quick: bool) -> list[Row]:
     """Returns the table's rows for 32 and 16 frames."""
     out = []
     for num_frames in (32, 16):
-        plain, ours = measure(frames, num_frames, 4, 1 if quick else 5, (None,)).items()
+        rounds, warm_up = (1, 1) if quick else (5, None)
+        plain, ours = measure(frames, num_frames, 4, rounds, (None,), warm_up).items()
         ratio = plain[1].seconds / ours[1].seconds
         out.append(
             Row(
