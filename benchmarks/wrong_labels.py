@@ -73,7 +73,7 @@ def main(options: argparse.Namespace) -> None:
         folder = Path(name)
         wrong = render(folder / "clips", options.clips, options.flips, options.seed)
         config = settings(options, folder / "cache")
-        result = cross_validate(folder / "clips", folder / "run", config, Folds(folds=options.folds))
+        result = cross_validate(folder / "clips", folder / "run", config, Folds(folds=options.folds, repeats=options.repeats))
         first = {suspect.path for suspect in rank_labels(folder / "run", top=15)[:15]}
         print(f"out-of-fold accuracy {result.pooled[0].accuracy:.3f} (the flipped labels count as they stand)")
         print(f"{len(first & wrong)} of {len(wrong)} flipped labels among the first 15 named")
@@ -90,5 +90,6 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     main(parser.parse_args())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ _FROZEN_S = 1.0  # of the same frame, at least
 _FROZEN_SHARE = 0.5  # and of the clip
 _NAMED = 5  # clips of a scene
 _SHORT_SHARE = 0.25  # of the usual length
+_BOUNDS_S = (0.5, 1, 2, 3, 5, 10, 30, 60)
+_LENGTHS = (*(f"under {bound:g}" for bound in _BOUNDS_S), f"{_BOUNDS_S[-1]} or more", "unknown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +84,14 @@ def count_groups(grouping: Grouping) -> dict[str, Any]:
 
 
 def tables(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> dict[str, list[dict[str, Any]]]:
-    """Returns how many clips of each class have which length, size and frame rate, the commonest first."""
+    """Returns how many clips of each class have which size and frame rate, the commonest first, and which length."""
     known = [clip for clip in clips if clip.name in prints]
 
     def size(clip: Clip) -> str:
         return f"{prints[clip.name].width}x{prints[clip.name].height}"
 
     return {
-        "seconds": _table(clips, _length),
+        "seconds": sorted(_table(clips, _length), key=lambda row: _LENGTHS.index(row["value"])),
         "size": _table(known, size),
         "fps": _table(clips, lambda clip: "unknown" if clip.fps is None else f"{clip.fps:.4g}"),
         "codec": _table(known, lambda clip: prints[clip.name].codec),
@@ -181,9 +184,7 @@ def _scenes(clips: Sequence[Clip], scenes: Sequence[Sequence[str]]) -> Iterator[
 
 
 def _length(clip: Clip) -> str:
-    if clip.seconds is None:
-        return "unknown"
-    return next((f"under {bound:g}" for bound in (0.5, 1, 2, 3, 5, 10, 30, 60) if clip.seconds < bound), "60 or more")
+    return _LENGTHS[-1 if clip.seconds is None else bisect_right(_BOUNDS_S, clip.seconds)]
 
 
 def _table(clips: Sequence[Clip], value_of: Callable[[Clip], str]) -> list[dict[str, Any]]:
