@@ -4,8 +4,9 @@
     make bench-quick    the same rows from fewer steps, seeds and clips, in minutes
 
 Real clips are taken where there are any: ``make bench CLIPS=FOLDER`` with class folders of videos. Without, rendered
-ones stand in. Each part's rows are written to results/ as they are known. Of the five seeds (results/seeds.csv) a
-broken-off run goes on where it was.
+ones stand in. Each part's rows are written to results/ (results/quick/) as they are known; ``--only PART ...``
+measures some parts, and ``--report`` prints the table of what lies there. Of the five seeds (seeds.csv) a broken-off
+run goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import NoReturn
 
 import gpu
 import loading
@@ -33,7 +35,7 @@ from table import Row, print_table
 from tillwatch.clip_spec import FrameStep
 from tillwatch.data.extraction import extract
 from tillwatch.data.provenance import Extraction
-from tillwatch.files import write_csv
+from tillwatch.files import read_csv, write_csv
 
 _COLUMNS = tuple(field.name for field in fields(Row))
 
@@ -53,7 +55,7 @@ def frames_of(videos: Path | None, results: Path) -> Path:
 
 def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list[Part]:
     """Returns the measurements: what is timed first, while the machine is as it was found, and the long one last."""
-    quality_csv = results / ("seeds-quick.csv" if quick else "seeds.csv")
+    quality_csv = results / "seeds.csv"
     return [
         ("training speed", lambda: training_speed.rows(frames, quick)),
         ("loading", lambda: loading.rows(quick, videos)),
@@ -68,25 +70,51 @@ def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list
 
 
 def main() -> None:
-    """Measures everything and prints the table; exits with 1 if a bar is missed."""
+    """Measures everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path)
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", help="some of the parts, by name")
+    parser.add_argument("--report", action="store_true", help="print what was measured before, and measure nothing")
     options = parser.parse_args()
+    if options.report:
+        finish(read_rows(options.results))
     options.results.mkdir(exist_ok=True)
     videos = options.clips if options.clips is not None and options.clips.is_dir() else None
     frames = frames_of(videos, options.results)
+    results = options.results / "quick" if options.quick else options.results
+    results.mkdir(exist_ok=True)
     table: list[Row] = []
-    for name, measure in parts(frames, videos, options.results, options.quick):
+    for name, measure in parts(frames, videos, results, options.quick):
         if options.only and name not in options.only:
             continue
         started = time.perf_counter()
         rows = measure()
         table += rows
-        write_csv(options.results / f"{name.replace(' ', '-')}.csv", _COLUMNS, map(asdict, rows))
+        write_csv(part_csv(results, name), _COLUMNS, map(asdict, rows))
         print(f"[{name}: {time.perf_counter() - started:.0f} s]", file=sys.stderr, flush=True)
+    finish(table)
+
+
+def part_csv(results: Path, part: str) -> Path:
+    """Returns the file of a part's rows."""
+    return results / f"{part.replace(' ', '-')}.csv"
+
+
+def read_rows(results: Path) -> list[Row]:
+    """Returns the rows of all parts that were measured before."""
+    files = [part_csv(results, name) for name, _ in parts(results, None, results, False)]
+    return [
+        Row(**{**row, "holds": {"True": True, "False": False}.get(row["holds"])})  # type: ignore[arg-type]
+        for file in files
+        if file.is_file()
+        for row in read_csv(file)
+    ]
+
+
+def finish(table: Sequence[Row]) -> NoReturn:
+    """Prints the table and exits, with 1 if a bar is missed."""
     print_table(sorted(table, key=lambda row: row.line))
     missed = [row for row in table if row.holds is False]
     print(f"\n{len(table)} rows, {len(missed)} of them miss their bar")

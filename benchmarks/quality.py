@@ -61,7 +61,8 @@ def measure(task: Task, seed: int, path: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = task.make(folder / "data", seed)
-        config = replace(config, cache_folder=folder / "cache", precision="fp32" if path == "plain" else "auto")
+        config = replace(config, cache_folder=folder / "cache", baselines=False)
+        config = replace(config, precision="fp32" if path == "plain" else "auto")
         started = time.perf_counter()
         if path == "plain":
             with plain_convolutions():

@@ -73,7 +73,9 @@ def main(options: argparse.Namespace) -> None:
         folder = Path(name)
         wrong = render(folder / "clips", options.clips, options.flips, options.seed)
         config = settings(options, folder / "cache")
-        result = cross_validate(folder / "clips", folder / "run", config, Folds(folds=options.folds, repeats=options.repeats))
+        result = cross_validate(
+            folder / "clips", folder / "run", config, Folds(folds=options.folds, repeats=options.repeats)
+        )
         first = {suspect.path for suspect in rank_labels(folder / "run", top=15)[:15]}
         print(f"out-of-fold accuracy {result.pooled[0].accuracy:.3f} (the flipped labels count as they stand)")
         print(f"{len(first & wrong)} of {len(wrong)} flipped labels among the first 15 named")
