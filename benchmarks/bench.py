@@ -5,8 +5,8 @@
 
 Real clips are taken where there are any: ``make bench CLIPS=FOLDER`` with class folders of videos. Without, rendered
 ones stand in. Each part's rows are written to results/ (results/quick/) as they are known; ``--only PART ...``
-measures some parts, and ``--report`` prints the table of what lies there. Of the five seeds (seeds.csv) a broken-off
-run goes on where it was.
+measures some parts, and ``--report`` prints the table of what lies there. Of trainings on several seeds (seeds.csv,
+until.csv) a broken-off run goes on where it was.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list
     return [
         ("training speed", lambda: training_speed.rows(frames, quick)),
         ("loading", lambda: loading.rows(quick, videos)),
-        ("fast", lambda: time_to_accuracy.rows([0] if quick else [0, 1, 2], quick)),
+        ("fast", lambda: time_to_accuracy.rows(results / "until.csv", [0] if quick else [0, 1, 2], quick)),
         ("probe", lambda: probe_speed.rows(frames, quick)),
         ("memory", lambda: memory.rows(frames, quick)),
         ("store", lambda: store_faults.rows(quick)),

@@ -26,6 +26,7 @@ CORRELATION = 0.2
 SHARE_OF_EVENTS = 0.4
 WORSE_BY = 0.5  # the second model's classes lie nearer to each other by this
 GROUPS = (10, 20, 40)
+RANKINGS = ("AUROC", "average precision")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def interval_of(name: str, clips: Clips, distance: float) -> Interval | None:
         "average precision": (lambda w: figures.average_precision(event, scores, w), both),
     }
     statistic, kinds = wanted[name]
-    return group_interval(statistic, clips.groups, kinds=kinds)
+    return group_interval(statistic, clips.groups, kinds=kinds, ranking=name in RANKINGS)
 
 
 def main(say: Callable[[str], None] = print) -> None:

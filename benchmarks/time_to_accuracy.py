@@ -2,6 +2,8 @@
 
     python benchmarks/time_to_accuracy.py --seeds 0 1 2
 
+Each training's time is written to results/until.csv when it is known; a broken-off run goes on where it was.
+
 On the noisy till scene at 16 x 80 x 80, both with the same learning rate and precision; only what the recipe is
 differs. Only epochs at full size count as reaching it, and all that went before them counts as time, validation
 included. A run ends when it is there, or after the task's 12 epochs.
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,10 +22,14 @@ from table import Row, print_table
 from tasks import FEW_CAMERAS, SMALL, Task, noisy_till
 
 from tillwatch.config import RECIPES
+from tillwatch.files import read_csv, write_csv
 from tillwatch.training.loop import train
 from tillwatch.training.runlog import EpochMetrics, RunLog
 
 REACHED = 0.90
+COMPARED = ("fast", "default")
+
+_COLUMNS = ("recipe", "seed", "seconds", "reached")
 
 
 class _ReachedError(Exception):
@@ -79,13 +86,37 @@ def until_reached(recipe: str, task: Task, seed: int) -> Until:
         return Until(watch.seconds, False)
 
 
-def rows(seeds: list[int], quick: bool = False) -> list[Row]:
+def measure_all(results: Path, task: Task, seeds: Sequence[int]) -> dict[str, list[Until]]:
+    """Measures what the file of results lacks, recipe after recipe of each seed; each row is written when it is known.
+
+    Returns:
+        The times of each recipe in the order of the seeds.
+    """
+    results.parent.mkdir(parents=True, exist_ok=True)
+    known = {}
+    if results.is_file():
+        known = {(row["recipe"], int(row["seed"])): row for row in read_csv(results)}
+    for seed in seeds:
+        for recipe in COMPARED:
+            if (recipe, seed) not in known:
+                until = until_reached(recipe, task, seed)
+                row = {"recipe": recipe, "seed": str(seed), "seconds": f"{until.seconds:.1f}"}
+                known[recipe, seed] = {**row, "reached": "yes" if until.reached else "no"}
+                write_csv(results, _COLUMNS, known.values())
+    return {
+        recipe: [Until(float(row["seconds"]), row["reached"] == "yes") for row in (known[recipe, s] for s in seeds)]
+        for recipe in COMPARED
+    }
+
+
+def rows(results: Path, seeds: Sequence[int], quick: bool = False) -> list[Row]:
     """Measures and returns the table's row; quick is too short to reach it, to see that it runs."""
     if quick:
+        results.unlink(missing_ok=True)
         task = noisy_till(cameras=FEW_CAMERAS, epochs=3, **SMALL)
     else:
         task = noisy_till(num_frames=16, resize=92, crop=80)
-    measured = {recipe: [until_reached(recipe, task, seed) for seed in seeds] for recipe in ("fast", "default")}
+    measured = measure_all(results, task, seeds)
     # A training that never got there counts as endless; the default's, which is divided by, as what it took at least.
     fast = _median([until if until.reached else Until(math.inf, False) for until in measured["fast"]])
     default = _median(measured["default"])
@@ -105,7 +136,9 @@ def main() -> None:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    print_table(rows(parser.parse_args().seeds))
+    parser.add_argument("--out", type=Path, default=Path("results/until.csv"))
+    options = parser.parse_args()
+    print_table(rows(options.out, options.seeds))
 
 
 if __name__ == "__main__":

@@ -69,13 +69,23 @@ def test_mistakes_of_every_kind_tell_how_they_gather_worked_out_by_hand() -> Non
     figure = (1 + 34 / 36) / 2
     left_out = np.array([1.0] + [(1 + 31 / 33) / 2] * 11)
     variance = 11 / 12 * ((left_out - left_out.mean()) ** 2).sum()
-    leaning = 1 / (1 + (1 - figure) * 60) ** 2  # of all 60 clips, not of the 24 events alone
+    leaning = 1 / (1 + (1 - figure) * 60) ** 4  # of all 60 clips, not of the 24 events alone
     # The events, 2 to a group, are worth 24 / 1.2 = 20; with the others twice that. t(11) is 2.201.
     number = 1 / (leaning / 40 + (1 - leaning) * variance / (figure * (1 - figure)))
     low = (figure + 2.201**2 / (2 * number)) / (1 + 2.201**2 / number)
     low -= 2.201 / (1 + 2.201**2 / number) * (figure * (1 - figure) / number + (2.201 / (2 * number)) ** 2) ** 0.5
     assert interval is not None
     assert interval.low == pytest.approx(low, abs=1e-4)
+
+
+def test_a_faultless_ranking_is_worth_five_times_the_clips_worked_out_by_hand() -> None:
+    groups = [f"g{place // 5}" for place in range(60)]
+    labels = np.tile([1, 1, 0, 0, 0], 12)
+    interval = group_interval(lambda w: 1.0, groups, kinds=labels, ranking=True)
+    assert interval is not None
+    # The events are worth 20 clips, both kinds 40; Wilson's lower end of a share of 1 is n / (n + t^2).
+    assert interval.low == pytest.approx(200 / (200 + 2.201**2), abs=1e-4)
+    assert interval.high == 1.0
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])

@@ -109,7 +109,8 @@ def _measure(
         else:
             scores[test] = tree.fit(column[train], is_event[train]).predict_proba(column[test])[:, 1]
     figure = auroc(is_event, scores, np.ones(len(row)))
-    interval = group_interval(lambda w: auroc(is_event, scores, w), groups, kinds=is_event.astype(np.int64))
+    kinds = is_event.astype(np.int64)
+    interval = group_interval(lambda w: auroc(is_event, scores, w), groups, kinds=kinds, ranking=True)
     if interval is not None:
         beyond_chance = interval.low > 0.5
     else:

@@ -28,6 +28,7 @@ MIN_CLIPS = 10
 Statistic = Callable[[NDArray[np.float64]], float]
 
 _CORRELATION = 0.2  # within groups, where too few mistakes tell it
+_RANKING_WORTH = 5.0  # times a share's clips, near 1: what a group shares moves both sides of a comparison alike
 _LEFT_OUT_AT_MOST = 200  # more groups are left out several at a time, which costs no coverage and saves hours
 
 
@@ -41,7 +42,12 @@ class Interval:
 
 
 def group_interval(
-    statistic: Statistic, groups: Sequence[str], *, kinds: NDArray[np.int64] | None = None, level: float = 0.95
+    statistic: Statistic,
+    groups: Sequence[str],
+    *,
+    kinds: NDArray[np.int64] | None = None,
+    ranking: bool = False,
+    level: float = 0.95,
 ) -> Interval | None:
     """Returns the interval of a figure on other groups of the same sort; None where none can be given.
 
@@ -50,6 +56,8 @@ def group_interval(
         groups: the group of each of N clips.
         kinds: int64 ``(N,)``, what the figure needs several groups of: for AUROC 1 for the event and 0 for others; for
             recall 0 for the event, and -1 for clips that do not count. Unless given, all clips are of one kind.
+        ranking: whether the figure compares scores of two kinds with each other, as AUROC does, and no score with a
+            threshold.
         level: share of such intervals that hold the true figure.
 
     Returns:
@@ -61,8 +69,9 @@ def group_interval(
     p, variance, worth = known.figure, known.variance, known.worth
     spread = p * (1 - p)
     # Where mistakes are few, how they gather in groups cannot be seen: lean on what is usual. Those of every kind tell.
-    leaning = 1 / (1 + min(p, 1 - p) * known.all_clips) ** 2
-    inverse = leaning / worth + (1 - leaning) * (variance / spread if spread > 0 else 0.0)
+    leaning = 1 / (1 + min(p, 1 - p) * known.all_clips) ** 4
+    usual = worth * _RANKING_WORTH if ranking else worth
+    inverse = leaning / usual + (1 - leaning) * (variance / spread if spread > 0 else 0.0)
     number = 1 / max(inverse, 1 / (len(groups) ** 2))
     t = float(stats.t.ppf((1 + level) / 2, known.groups - 1))
     middle = (p + t * t / (2 * number)) / (1 + t * t / number)

@@ -156,12 +156,12 @@ def cost_note(rivals: Sequence[Rival]) -> str | None:
 
 
 def _difference(ours: Weighed, theirs: Weighed, groups: Sequence[str]) -> Difference:
-    kinds = ours[1]
+    kinds = ours.kinds
     ones = np.ones(len(groups))
-    value = ours[0](ones) - theirs[0](ones)
+    value = ours.statistic(ones) - theirs.statistic(ones)
     if math.isnan(value):
         return Difference(value=None, reason="it cannot be computed on these clips.")
-    interval = paired_interval(ours[0], theirs[0], groups, kinds=kinds)
+    interval = paired_interval(ours.statistic, theirs.statistic, groups, kinds=kinds)
     reason = why_no_interval(groups, kinds) if interval is None else None
     if interval is None and reason is None:
         reason = "no interval: without some of the groups it cannot be computed."

@@ -21,8 +21,23 @@ REPEATED = (
     "with each clip once: repeats are no new clips."
 )
 
-#: A figure as a function of the clips' weights, and of what kinds of clips it needs groups.
-Weighed = tuple[Statistic, NDArray[np.int64] | None]
+
+@dataclass(frozen=True)
+class Weighed:
+    """A figure as a function of the clips' weights.
+
+    Attributes:
+        statistic: the function.
+        kinds, ranking: as :func:`~tillwatch.evaluation.intervals.group_interval` takes them.
+    """
+
+    statistic: Statistic
+    kinds: NDArray[np.int64] | None = None
+    ranking: bool = False
+
+    def interval(self, groups: Sequence[str]) -> Interval | None:
+        """Returns its 95 % interval by group."""
+        return group_interval(self.statistic, groups, kinds=self.kinds, ranking=self.ranking)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,14 +186,13 @@ def mean_statistics(
 
 def figure_of(weighed: Weighed, groups: Sequence[str]) -> Figure:
     """Computes a figure with its interval by group."""
-    statistic, kinds = weighed
-    value = statistic(np.ones(len(groups)))
-    return Figure(value=None if np.isnan(value) else value, interval=group_interval(statistic, groups, kinds=kinds))
+    value = weighed.statistic(np.ones(len(groups)))
+    return Figure(value=None if np.isnan(value) else value, interval=weighed.interval(groups))
 
 
 def _mean(several: Sequence[Weighed]) -> Weighed:
     # Groups are counted in one repeat: further ones bring no new clips.
-    return lambda weights: float(np.mean([statistic(weights) for statistic, _ in several])), several[0][1]
+    return replace(several[0], statistic=lambda w: float(np.mean([one.statistic(w) for one in several])))
 
 
 def _statistics(
@@ -191,13 +205,15 @@ def _statistics(
     scores = probabilities[:, list(event_indices)].sum(1)
     alarm, both = scores >= thresholds, is_event.astype(np.int64)
     return {
-        "accuracy": (lambda w: figures.share(labels == predicted, w), None),
-        "balanced_accuracy": (lambda w: figures.mean_recall(labels, predicted, w), labels),
-        "event_auroc": (lambda w: figures.auroc(is_event, scores, w), both),
-        "event_average_precision": (lambda w: figures.average_precision(is_event, scores, w), both),
-        "recall": (lambda w: figures.share(alarm, w * is_event), np.where(is_event, 0, -1)),
-        "precision": (lambda w: figures.precision(is_event, alarm, w), np.where(alarm, 0, -1)),
-        "f1": (lambda w: figures.f1(is_event, alarm, w), both),
+        "accuracy": Weighed(lambda w: figures.share(labels == predicted, w)),
+        "balanced_accuracy": Weighed(lambda w: figures.mean_recall(labels, predicted, w), labels),
+        "event_auroc": Weighed(lambda w: figures.auroc(is_event, scores, w), both, ranking=True),
+        "event_average_precision": Weighed(
+            lambda w: figures.average_precision(is_event, scores, w), both, ranking=True
+        ),
+        "recall": Weighed(lambda w: figures.share(alarm, w * is_event), np.where(is_event, 0, -1)),
+        "precision": Weighed(lambda w: figures.precision(is_event, alarm, w), np.where(alarm, 0, -1)),
+        "f1": Weighed(lambda w: figures.f1(is_event, alarm, w), both),
     }
 
 
