@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -765,3 +766,16 @@ def test_spaces_around_fields_of_clips_csv_mean_nothing(tmp_path: Path, make_fra
         make_frames(tmp_path / "theft" / name, num_frames=4)
     (tmp_path / "clips.csv").write_text("path,label, group\ntheft/a,theft, day0 \ntheft/b,theft,day0\n", "utf-8")
     assert [clip.group for clip in find_clips(tmp_path, num_frames=4).clips] == ["day0", "day0"]
+
+
+def test_a_search_leaves_the_garbage_collector_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        search_folder(tmp_path)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with pytest.raises(DataError):
+            search_folder(tmp_path)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
