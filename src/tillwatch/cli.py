@@ -402,6 +402,41 @@ def predict(
         raise ClipError(f"none of {len(records)} clips could be scored.")
 
 
+@app.command
+def score(
+    incidents: Path,
+    truth: Path,
+    *,
+    hours: float | None = None,
+    tolerance: float = 0.0,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> None:
+    """Measure incidents against what really happened: recall, false alarms per camera-hour, delay, a curve.
+
+    Args:
+        incidents: incidents.csv of a scan, or any table file,start_s,end_s,[region],[alert_s],[peak].
+        truth: table file,start,end,[region],[label] of the events; times in seconds or h:mm:ss of the file.
+        hours: of camera footage looked at, where no scan.json beside the incidents tells.
+        tolerance: seconds that an event is taken to begin earlier and to end later.
+        as_json: print JSON.
+    """
+    from tillwatch.detection.results import INCIDENTS_CSV, score_tables
+
+    if hours is not None and not 0 < hours < float("inf"):
+        raise ConfigError(f"--hours is {hours}; it must be a positive number.")
+    if not 0 <= tolerance < float("inf"):
+        raise ConfigError(f"--tolerance is {tolerance}; it must be a number of seconds, at least 0.")
+    table = incidents / INCIDENTS_CSV if incidents.is_dir() else incidents
+    found, notes = score_tables(table, truth, hours=hours, tolerance_s=tolerance)
+    if as_json:
+        print(json.dumps({**found.to_json(), "notes": notes}, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for line in found.lines():
+        print(line)
+    for note in notes:
+        print(f"note: {note}")
+
+
 cache = App(name="cache", help="Look at, check and shrink the store of decoded clips.")
 app.command(cache)
 

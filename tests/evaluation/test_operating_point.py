@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from tillwatch.errors import DataError
-from tillwatch.evaluation.operating_point import choose_threshold, expected_a_day, false_alarms_per_hour, measure
+from tillwatch.evaluation.operating_point import (
+    choose_threshold,
+    expected_a_day,
+    false_alarms_per_hour,
+    measure,
+    most_per_hour,
+)
 
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.2])
 EVENT = np.array([True, True, False, True, False, False])
@@ -87,6 +93,11 @@ def test_no_false_alarm_has_the_one_sided_bound(hours: float) -> None:
     none = false_alarms_per_hour(0, hours)
     assert (none.per_hour, none.low) == (0.0, 0.0)
     assert none.high * hours == pytest.approx(2.9957, abs=1e-4)  # exp(-m) = 0.05: m = ln 20, the rule of three
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 2.996), (1, 4.744), (2, 6.296), (5, 10.513)])
+def test_the_one_sided_bound_against_tables(count: int, most: float) -> None:
+    assert most_per_hour(count, 2.0) == pytest.approx(most / 2, abs=5e-4)
 
 
 def test_alarms_a_day_by_bayes() -> None:

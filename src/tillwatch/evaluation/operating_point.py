@@ -155,6 +155,11 @@ def false_alarms_per_hour(count: float, hours: float) -> Alarms:
     return Alarms(count=count, hours=hours, per_hour=count / hours, low=low / hours, high=high / hours)
 
 
+def most_per_hour(count: float, hours: float) -> float:
+    """Returns the exact one-sided 95 % upper bound of a rate (Garwood, 1936)."""
+    return float(stats.chi2.ppf(0.95, 2 * count + 2)) / 2 / hours
+
+
 def expected_a_day(
     recall: float, false_alarm_share: float, prevalence: float, clips_a_day: float
 ) -> tuple[float, float | None]:
