@@ -402,6 +402,103 @@ def predict(
         raise ClipError(f"none of {len(records)} clips could be scored.")
 
 
+@app.command(usage="Usage: tillwatch scan [OPTIONS] RUN VIDEO... --out DIR")
+def scan(
+    run: Path,
+    /,
+    *videos: Path,
+    out: Path,
+    window: float | None = None,
+    stride: float | None = None,
+    roi: Annotated[tuple[str, ...], Parameter(help="NAME=x,y,width,height of a region; may be given often.")] = (),
+    cameras: Annotated[Path | None, Parameter(help="YAML file of cameras, their files and regions.")] = None,
+    threshold: float | None = None,
+    release: float = 0.8,
+    smoothing: Whole = 1,
+    min_seconds: float = 0.0,
+    merge_gap: float | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Find the event in hours of footage: scores of every window, and incidents.
+
+    Started again, a scan that was broken off goes on where it was. Exit code 0: all files were scanned; 3: some were
+    left out, each named; 2: none could be, or something in the command is wrong.
+
+    Args:
+        run: a run folder, or a folder with model.json and model.pth or model.skops.
+        videos: files, and folders that are searched for videos.
+        out: folder for scores.csv, incidents.csv, incidents.jsonl, scan.json and timeline.html.
+        window: seconds; the training clips' median length unless given.
+        stride: seconds from a window to the next; half a window unless given.
+        threshold: event score that starts an incident; the model's operating point unless given.
+        release: share of the threshold that every window of an incident reaches.
+        smoothing: windows, an odd number, that a score is the mean of.
+        min_seconds: incidents that are shorter are dropped.
+        merge_gap: incidents at most so many seconds apart are one; a window unless given.
+        device: auto takes a GPU where there is one.
+        overwrite: replace another scan in OUT.
+    """
+    from tillwatch.detection.cameras import WHOLE, find_sources, parse_regions, read_cameras
+    from tillwatch.detection.incidents import Rule
+    from tillwatch.detection.results import timecode
+    from tillwatch.detection.scanner import Listener, choose_grid, length_note
+    from tillwatch.detection.scanner import scan as run_scan
+    from tillwatch.models.saved import load_model
+    from tillwatch.training.runlog import RunLog
+
+    if not videos:
+        raise ConfigError("give at least one video or folder of videos to scan.")
+    if roi and cameras is not None:
+        raise ConfigError("--roi and --cameras exclude each other; give one.")
+    regions, known = parse_regions(roi), [] if cameras is None else read_cameras(cameras)
+    if run.is_file():
+        raise RunError(f"{run} is a file; give the run folder.")
+    classifier = load_model(run, device=device)
+    spec, point = classifier.spec, classifier.operating_point
+    grid = choose_grid(spec, window, stride)
+    rule = Rule(
+        threshold=point.threshold if threshold is None else threshold,
+        release=release,
+        smoothing=smoothing,
+        min_seconds=min_seconds,
+        merge_gap=float(grid.length) if merge_gap is None else merge_gap,
+    )
+    source = f"{point.source} ({point.unit}s)" if threshold is None else "given as --threshold"
+    default = {WHOLE: None} if spec.roi is None else {"trained": spec.roi}
+    sources = find_sources(videos, regions or default, known)
+    log = RunLog()
+    log.note_once(length_note(spec, grid.length))
+    if threshold is None and point.unit == "clip":
+        log.note(
+            f"the threshold {rule.threshold:.4g} was chosen on clips, and is none for incidents: how many false alarms "
+            "an hour it gives in footage is not known. Look at timeline.html, and set --threshold."
+        )
+    with log.progress(f"scanning {len(sources)} files (seconds)") as on_progress:
+        listener = Listener(
+            progress=lambda done, total: on_progress(int(done), int(total)),
+            ended=lambda file, seconds, windows, notes: log.say(
+                f"{file}: {seconds:.1f} s, {windows} windows" + "".join(f"; {note}" for note in notes)
+            ),
+            left_out=lambda file, reason: _warn(f"{file} left out: {reason}."),
+        )
+        done, found = run_scan(
+            classifier, sources, out, grid, rule, source, model=str(run), overwrite=overwrite, listener=listener
+        )
+    for recording, incident in found:
+        print(
+            f"{recording.camera} {recording.file} {'+'.join(incident.regions)}: {incident.label} "
+            f"{timecode(incident.start_s)} to {timecode(incident.end_s)}, peak {incident.peak:.3f}"
+        )
+    windows = sum(len(recording.scores) for recording in done.recordings)
+    print(
+        f"{len(found)} incidents in {done.hours:.2f} h of {len(done.recordings)} files, {windows} windows scored; "
+        f"{len(done.left_out)} files left out; all is in {out}"
+    )
+    if done.left_out:
+        sys.exit(3)
+
+
 @app.command
 def score(
     incidents: Path,

@@ -75,7 +75,7 @@ def test_figures_by_hand() -> None:
     assert (found.delay_median_s, found.delay_most_s) == (2, 2)
     assert found.missed == (events[1], events[2])
     curve = [(point.threshold, point.recall, point.false_alarms, point.precision) for point in found.curve]
-    third = pytest.approx(1 / 3)
+    third: Any = pytest.approx(1 / 3)
     assert curve == [(0.9, third, 0, 1.0), (0.8, third, 1, 0.5), (0.7, third, 2, third), (0.6, third, 2, 0.5)]
     assert found.curve[1].false_alarms_per_hour == 0.5
     assert any("at most 3.15, one-sided" in line for line in found.lines())
@@ -84,7 +84,7 @@ def test_figures_by_hand() -> None:
 
 def test_nothing_to_divide_by_is_no_figure() -> None:
     nothing = score_incidents([], [], hours=None)
-    assert nothing.recall is nothing.precision is nothing.alarms is nothing.delay_median_s is None
+    assert [nothing.recall, nothing.precision, nothing.alarms, nothing.delay_median_s] == [None] * 4
     assert nothing.curve == ()
     quiet = score_incidents([], [event(0, 1)], hours=3.0)
     assert quiet.recall == 0

@@ -62,6 +62,12 @@ def series(name: str) -> str:
     return re.sub(r"[-_. ]*(?:clip|part|cut|scene)?[-_. ]*\(?\d+\)?$", "", stem, flags=re.IGNORECASE).strip("-_. ")
 
 
+def without_times(name: str) -> str:
+    """Returns a file's name without its ending and the times in it: what a recorder's files of one camera share."""
+    stem = name.rsplit(".", 1)[0] if "." in name else name
+    return _STAMP.sub("", stem).strip("-_. ")
+
+
 def _stamp(match: re.Match[str]) -> tuple[date, datetime | None] | None:
     year, month, day = (int(match[part]) for part in ("year", "month", "day"))
     try:

@@ -70,12 +70,12 @@ def decode_video(path: Path, threads: int = 0) -> Iterator[av.VideoFrame]:
     """
     try:
         with av.open(str(path)) as container:
-            stream = _video_stream(container, path)
+            stream = video_stream(container, path)
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
             yield from container.decode(stream)
     except (av.error.FFmpegError, OSError) as error:
-        raise ClipError(_unreadable(path, error)) from None
+        raise ClipError(unreadable(path, error)) from None
 
 
 def to_image(frame: av.VideoFrame, roi: Roi | None = None) -> Image.Image:
@@ -139,22 +139,29 @@ def _keep_frames(
 def _count_packets(path: Path) -> VideoInfo:
     try:
         with av.open(str(path)) as container:
-            stream = _video_stream(container, path)
+            stream = video_stream(container, path)
             # Packets before an edit list's start are decoded, but not shown.
             num_frames = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
             rate = stream.average_rate or stream.guessed_rate
     except (av.error.FFmpegError, OSError) as error:
-        raise ClipError(_unreadable(path, error)) from None
+        raise ClipError(unreadable(path, error)) from None
     return VideoInfo(num_frames=num_frames, fps=Fraction(rate) if rate else None)
 
 
-def _video_stream(container: Any, path: Path) -> Any:
-    if not container.streams.video:
-        raise ClipError(f"{path}: holds no video stream.")
-    return container.streams.video[0]
+def video_stream(container: Any, path: Path) -> Any:
+    """Returns an opened file's first video stream; a sound file's cover picture is none.
+
+    Raises:
+        ClipError: if it has none.
+    """
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    raise ClipError(f"{path}: holds no video stream.")
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def unreadable(path: Path, error: Exception) -> str:
+    """Returns a sentence that says why FFmpeg cannot read a file."""
     if path.is_file() and path.stat().st_size == 0:
         return f"{path}: the file is empty."
     reason = getattr(error, "strerror", None) or one_line(error)

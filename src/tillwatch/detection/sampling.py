@@ -1,0 +1,183 @@
+"""One recording to its windows' frames: each frame that a window takes is converted once, no other is."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from tillwatch.clip_spec import Reading, Roi
+from tillwatch.data.frames import resize_frame
+from tillwatch.data.playback import Damage, Timing, play, timing_of_frames, timing_of_packets
+from tillwatch.data.video import to_image
+from tillwatch.detection.windows import Grid, Window, timeline, windows_of
+from tillwatch.errors import ClipError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowFrames:
+    """What a model is shown of one window of one region.
+
+    Attributes:
+        region: its name.
+        window: when and which frames.
+        frames: uint8 ``(num_frames, H, W, 3)``, RGB, as small as the model reads them.
+    """
+
+    region: str
+    window: Window
+    frames: NDArray[np.uint8]
+
+
+class _OtherFramesError(Exception):
+    """The decoder gives other frames than were expected."""
+
+
+@dataclass
+class Sampler:
+    """Reads a recording's windows from its beginning to its end, once.
+
+    Which frames are wanted is worked out from the packets' timestamps, before anything is decoded. Should the decoder
+    give other frames, it is believed: all are decoded to count them, and reading goes on at the window where it was.
+    Windows given before are the same either way, for none is given before its end is sure.
+
+    Args:
+        path: the recording.
+        regions: what to cut out of the picture, by name; None for all of it.
+        grid: where windows lie.
+        reading: how many frames of each, which step, which size.
+
+    Attributes:
+        seconds: from the first frame to the end of the last; known once all windows are read, as the next two.
+        gaps: windows that hold no frame.
+        notes: what could not be read, in sentences.
+    """
+
+    path: Path
+    regions: Mapping[str, Roi | None]
+    grid: Grid
+    reading: Reading
+    seconds: float = 0.0
+    gaps: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def read(self, done: int = 0) -> Iterator[WindowFrames]:
+        """Yields what each window shows, window by window, and of each its regions in order.
+
+        Args:
+            done: how many of them were read before: they are passed over.
+
+        Raises:
+            ClipError: if the file cannot be opened, or holds no frame that can be decoded.
+            DataError: if the step depends on a frame rate that the file does not tell.
+        """
+        timing = timing_of_packets(self.path)
+        try:
+            for shown in self._read(timing, done):
+                done += 1
+                yield shown
+        except _OtherFramesError:
+            timing = timing_of_frames(self.path, timing)
+        else:
+            return
+        try:
+            yield from self._read(timing, done)
+        except _OtherFramesError:
+            raise ClipError(f"{self.path}: gives other frames each time it is read.") from None
+
+    def _read(self, timing: Timing, done: int) -> Iterator[WindowFrames]:
+        stamps = timing.timestamps
+        if not stamps:
+            raise ClipError(f"{self.path}: holds no frame that can be decoded.")
+        ticks = timeline(stamps, timing.time_base, timing.interval)
+        every = self.reading.step.of_source(None if timing.fps is None else float(timing.fps))
+        damage = Damage()
+        windows = _Windows(
+            windows_of(ticks, timing.time_base, self.grid, every=every, num_frames=self.reading.num_frames),
+            passed_over=done // len(self.regions),
+        )
+        skipped_regions = done % len(self.regions)
+        place = -1
+        for place, frame in enumerate(play(self.path, damage)):
+            if place >= len(stamps) or frame.pts != stamps[place]:
+                raise _OtherFramesError
+            for window, kept in windows.ended(place):
+                yield from self._shown(window, kept, skipped_regions)
+                skipped_regions = 0
+            if windows.want(place):
+                windows.keep(place, self._convert(frame))
+        if place + 1 != len(stamps):
+            raise _OtherFramesError
+        for window, kept in windows.ended(len(stamps)):
+            yield from self._shown(window, kept, skipped_regions)
+            skipped_regions = 0
+        self.seconds = float(int(ticks[-1]) * timing.time_base + timing.interval)
+        self.gaps = windows.gaps
+        assumed = [f"it tells no times; {float(1 / timing.interval):g} frames a second assumed"]
+        self.notes = [*damage.notes(), *(assumed if stamps[0] is None and stamps[-1] is None else [])]
+
+    def _convert(self, frame: av.VideoFrame) -> list[NDArray[np.uint8]]:
+        image = to_image(frame)
+        parts = (
+            image if roi is None else image.crop(roi.box(image.height, image.width)) for roi in self.regions.values()
+        )
+        return [np.asarray(resize_frame(part, self.reading.resize)) for part in parts]
+
+    def _shown(
+        self, window: Window, kept: Mapping[int, list[NDArray[np.uint8]]], skipped_regions: int
+    ) -> Iterator[WindowFrames]:
+        for number, name in list(enumerate(self.regions))[skipped_regions:]:
+            frames = [kept[place][number] for place in window.frames.tolist()]
+            yield WindowFrames(region=name, window=window, frames=np.stack(frames))
+
+
+class _Windows:
+    """The windows that have begun and not ended, and the frames that they share.
+
+    Args:
+        windows: all, in order.
+        passed_over: how many, from the first, are not wanted.
+
+    Attributes:
+        gaps: windows so far that hold no frame.
+    """
+
+    def __init__(self, windows: Iterator[Window], passed_over: int) -> None:
+        self._coming = windows
+        self._next = next(windows, None)
+        self._count = 0
+        self._passed_over = passed_over
+        self._open: deque[Window] = deque()
+        self._kept: dict[int, list[NDArray[np.uint8]]] = {}
+        self._wanted_by: Counter[int] = Counter()
+        self.gaps = 0
+
+    def want(self, place: int) -> bool:
+        """Whether a window takes the frame at this place; places must be asked for in order."""
+        while self._next is not None and self._next.first <= place:
+            if self._count >= self._passed_over:
+                self._open.append(self._next)
+                self._wanted_by.update(np.unique(self._next.frames).tolist())
+            self._count += 1
+            self.gaps = self._next.number + 1 - self._count
+            self._next = next(self._coming, None)
+        return place in self._wanted_by
+
+    def keep(self, place: int, parts: list[NDArray[np.uint8]]) -> None:
+        """Keeps a frame, cut to each region, until the last window that takes it has ended."""
+        self._kept[place] = parts
+
+    def ended(self, place: int) -> Iterator[tuple[Window, Mapping[int, list[NDArray[np.uint8]]]]]:
+        """Yields the windows that hold no frame from this place on, with the frames kept."""
+        while self._open and self._open[0].stop <= place:
+            window = self._open.popleft()
+            yield window, self._kept
+            for taken in np.unique(window.frames).tolist():
+                self._wanted_by[taken] -= 1
+                if not self._wanted_by[taken]:
+                    del self._wanted_by[taken], self._kept[taken]

@@ -1,0 +1,354 @@
+"""Footage to windows to scores: decoding and the network at the same time, resumable, the same whatever happens."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from tillwatch.clip_spec import ClipSpec
+from tillwatch.data.playback import header_seconds
+from tillwatch.data.recordings import recorded
+from tillwatch.detection.cameras import Source
+from tillwatch.detection.incidents import Incident, Rule
+from tillwatch.detection.journal import JOURNAL, Journal
+from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, WindowScore, write_scan
+from tillwatch.detection.sampling import Sampler, WindowFrames
+from tillwatch.detection.timeline import TIMELINE_HTML, write_timeline
+from tillwatch.detection.windows import Grid, seconds_exactly
+from tillwatch.errors import ConfigError, DataError, ModelError, RunError, one_line
+from tillwatch.models.saved import Classifier
+
+#: Windows in one forward pass. Part of what a scan is: scores differ in their last digits with the batch.
+BATCH_SIZE = 8
+
+_DECIMALS = 8  # of probabilities, in every file
+_AHEAD = 2 * BATCH_SIZE  # windows that wait for the network: some 30 MB
+_FAR_OUTSIDE = 2.0  # times shorter or longer than any training clip
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A file was read to its end."""
+
+    file: int
+    seconds: float
+    gaps: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """A file cannot be scanned."""
+
+    file: int
+    reason: str
+
+
+_Read = tuple[int, WindowFrames] | _Ended | _LeftOut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """Who is told how a scan goes.
+
+    Attributes:
+        progress: called with (seconds scanned, seconds in all) of footage.
+        ended: called with (file, its seconds, its windows, notes) when one is done.
+        left_out: called with (file, reason).
+    """
+
+    progress: Callable[[float, float], None] = lambda done, total: None
+    ended: Callable[[str, float, int, Sequence[str]], None] = lambda file, seconds, windows, notes: None
+    left_out: Callable[[str, str], None] = lambda file, reason: None
+
+
+def choose_grid(spec: ClipSpec, window: float | None = None, stride: float | None = None) -> Grid:
+    """Returns where windows lie: as long as the training clips in the median, every half of it, unless told.
+
+    Args:
+        spec: of the model.
+        window, stride: seconds, None for the default.
+
+    Raises:
+        ConfigError: if the model does not tell how long its clips were, or a number makes no sense.
+    """
+    if window is None and spec.clip_seconds is None:
+        raise ConfigError("the model does not tell how long its training clips were; say it with --window SECONDS.")
+    length = seconds_exactly(spec.clip_seconds.median if window is None and spec.clip_seconds else window or 0.0)
+    return Grid(length=length, stride=length / 2 if stride is None else seconds_exactly(stride))
+
+
+def length_note(spec: ClipSpec, length: Fraction) -> str | None:
+    """Returns a sentence if windows are far shorter or longer than any training clip; None otherwise."""
+    clips = spec.clip_seconds
+    if clips is None or clips.min / _FAR_OUTSIDE <= length <= clips.max * _FAR_OUTSIDE:
+        return None
+    return (
+        f"windows last {float(length):.3g} s, training clips lasted {clips.min:.3g} to {clips.max:.3g}: "
+        "the model has seen nothing like it, so the scores mean little."
+    )
+
+
+def scan(
+    classifier: Classifier,
+    sources: Sequence[Source],
+    out: Path,
+    grid: Grid,
+    rule: Rule,
+    rule_source: str,
+    *,
+    model: str = "",
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> tuple[Scan, list[tuple[Recording, Incident]]]:
+    """Scores every window of recordings and writes what was found.
+
+    What is done stands in ``out/journal.jsonl``; started again, a scan that was killed goes on behind it. Batches are
+    of windows in the order of files, times and regions, across files, and so are the same however often it is killed.
+    A finished scan is not read again: another rule alone costs seconds.
+
+    Args:
+        classifier: the model.
+        sources: what to scan, in order.
+        out: folder of the scan; made if missing.
+        grid: where windows lie.
+        rule: what makes an incident.
+        rule_source: where its threshold comes from, in words.
+        model: the path that the model was read from.
+        overwrite: replace another scan in ``out``.
+        listener: is told how it goes.
+
+    Raises:
+        RunError: if ``out`` holds something else, or cannot be written.
+        DataError: if no file can be scanned; the reasons stand in it.
+        ModelError: if the scores are not finite.
+    """
+    listener = listener or Listener()
+    _claim(out, overwrite)
+    journal = Journal(out, _head(classifier, sources, grid), len(sources))
+    for source, progress in zip(sources, journal.files, strict=True):
+        if progress.left_out is not None:  # said before, and to be said again
+            listener.left_out(source.file, progress.left_out)
+    try:
+        _score_windows(classifier, sources, grid, journal, listener)
+    finally:
+        journal.close()
+    done = _scan_of(classifier, sources, grid, rule, rule_source, model, journal)
+    if not done.recordings:
+        raise DataError(f"none of {len(sources)} files could be scanned: {_reasons(done)}.")
+    try:
+        found = write_scan(out, done)
+        write_timeline(out, done, found)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}).") from None
+    return done, found
+
+
+def _score_windows(
+    classifier: Classifier, sources: Sequence[Source], grid: Grid, journal: Journal, listener: Listener
+) -> None:
+    before = list(accumulate((header_seconds(source.path) for source in sources), initial=0.0))
+    total = before[-1]
+    batch: list[tuple[int, WindowFrames]] = []
+    waiting: list[_Ended | _LeftOut] = []  # a file has ended only once all its windows are scored
+
+    def work_off() -> None:
+        if batch:
+            journal.scored(_scores(classifier, batch))
+            file, last = batch[-1]
+            listener.progress(min(total, before[file] + float(last.window.end)), total)
+            batch.clear()
+        for end in waiting:
+            _note_end(end, sources, journal, listener)
+        waiting.clear()
+
+    for read in _read_ahead(_read_all(classifier.spec, sources, grid, journal), _AHEAD):
+        if isinstance(read, tuple):
+            batch.append(read)
+            if len(batch) == BATCH_SIZE:
+                work_off()
+        else:
+            waiting.append(read)
+            if not batch:
+                work_off()
+    work_off()
+
+
+def _read_all(spec: ClipSpec, sources: Sequence[Source], grid: Grid, journal: Journal) -> Iterator[_Read]:
+    done = [(progress.finished, len(progress.scores)) for progress in journal.files]  # as it is before anything is read
+    for number, (source, (finished, scored)) in enumerate(zip(sources, done, strict=True)):
+        if finished:
+            continue
+        sampler = Sampler(path=source.path, regions=source.regions, grid=grid, reading=spec.reading)
+        try:
+            for shown in sampler.read(scored):
+                yield number, shown
+        except DataError as error:
+            yield _LeftOut(number, one_line(error).removeprefix(f"{source.path}: ").rstrip("."))
+        else:
+            yield _Ended(number, sampler.seconds, sampler.gaps, tuple(sampler.notes))
+
+
+def _scores(classifier: Classifier, batch: Sequence[tuple[int, WindowFrames]]) -> list[tuple[int, WindowScore]]:
+    frames = torch.from_numpy(np.stack([shown.frames for _, shown in batch]))
+    place = classifier.transform.place()
+    probabilities = classifier.probabilities(classifier.transform.batch(frames, [place] * len(batch)))
+    if not np.isfinite(probabilities).all():
+        raise ModelError("the scores are not finite; the weights are broken.")
+    return [
+        (
+            file,
+            WindowScore(
+                region=shown.region,
+                number=shown.window.number,
+                start_s=round(float(shown.window.start), 6),
+                end_s=round(float(shown.window.end), 6),
+                frames=shown.window.available,
+                probabilities=tuple(round(p, _DECIMALS) for p in row.tolist()),
+            ),
+        )
+        for (file, shown), row in zip(batch, probabilities, strict=True)
+    ]
+
+
+def _note_end(end: _Ended | _LeftOut, sources: Sequence[Source], journal: Journal, listener: Listener) -> None:
+    file = sources[end.file].file
+    if isinstance(end, _LeftOut):
+        journal.left_out(end.file, end.reason)
+        listener.left_out(file, end.reason)
+    else:
+        journal.ended(end.file, end.seconds, end.gaps, end.notes)
+        listener.ended(file, end.seconds, len(journal.files[end.file].scores), end.notes)
+
+
+def _read_ahead(items: Iterator[Item], most: int) -> Iterator[Item]:
+    """Runs an iterator in a thread of its own, at most so many items ahead; what it raises is raised here."""
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(most)
+    stopped = threading.Event()
+
+    def put(kind: bool, what: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put((kind, what), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def run() -> None:
+        try:
+            for item in items:
+                if not put(True, item):
+                    return
+            put(False, None)
+        except BaseException as error:  # handed to the reader, whatever it is
+            put(False, error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while True:
+            is_item, what = ready.get()
+            if is_item:
+                yield what
+            elif what is None:
+                return
+            else:
+                raise what
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _claim(out: Path, overwrite: bool) -> None:
+    """Makes the folder of a scan, or sees that it is one; replaces what an older scan left, if told."""
+    ours = (JOURNAL, SCAN_JSON, SCORES_CSV, INCIDENTS_CSV, "incidents.jsonl", TIMELINE_HTML)
+    if out.exists() and not out.is_dir():
+        raise RunError(f"{out} is a file; give another --out.")
+    held = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
+    if held and JOURNAL not in held:
+        raise RunError(f"{out} is not empty and holds no scan; give another --out.")
+    try:
+        if overwrite and held:
+            for name in ours:
+                (out / name).unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written ({error.strerror}).") from None
+
+
+def _head(classifier: Classifier, sources: Sequence[Source], grid: Grid) -> dict[str, Any]:
+    """Returns what a scan's scores depend on: with another head, they would be others."""
+    files = []
+    for source in sources:
+        status = source.path.stat()
+        regions = {name: None if roi is None else str(roi) for name, roi in source.regions.items()}
+        files.append([source.file, source.camera, regions, status.st_size, status.st_mtime_ns])
+    return {
+        "model": [classifier.sha256, classifier.temperature, classifier.spec.to_json()],
+        "window or stride": [str(grid.length), str(grid.stride)],
+        "batch size": BATCH_SIZE,
+        "device": classifier.device.type,
+        "set of files or regions": files,
+    }
+
+
+def _scan_of(
+    classifier: Classifier,
+    sources: Sequence[Source],
+    grid: Grid,
+    rule: Rule,
+    rule_source: str,
+    model: str,
+    journal: Journal,
+) -> Scan:
+    recordings, left_out = [], {}
+    for source, progress in zip(sources, journal.files, strict=True):
+        if progress.ended is None:
+            left_out[source.file] = str(progress.left_out)
+            continue
+        recordings.append(
+            Recording(
+                file=source.file,
+                camera=source.camera,
+                seconds=progress.ended["seconds"],
+                started=_started(source),
+                regions=source.regions,
+                scores=progress.scores,
+                gaps=progress.ended["gaps"],
+                notes=progress.ended["notes"],
+            )
+        )
+    spec = classifier.spec
+    return Scan(
+        model={"path": model, "arch": spec.arch, "sha256": classifier.sha256},
+        classes=spec.classes,
+        event=spec.event,
+        window_s=float(grid.length),
+        stride_s=float(grid.stride),
+        rule=rule,
+        rule_source=rule_source,
+        recordings=tuple(recordings),
+        left_out=left_out,
+    )
+
+
+def _started(source: Source) -> datetime | None:
+    known = recorded(source.path.name, None)
+    return None if known is None else known.start
+
+
+def _reasons(scan: Scan) -> str:
+    return "; ".join(f"{file}: {reason}" for file, reason in list(scan.left_out.items())[:3])

@@ -1,0 +1,82 @@
+"""Tiny footage, with whatever timestamps, and clips cut from it without loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from tillwatch.data.video import decode_video
+
+MakeFootage = Callable[..., Path]
+CutLosslessly = Callable[..., Path]
+
+
+def footage_frame(place: int, height: int, width: int) -> av.VideoFrame:
+    """A picture that differs from its neighbours everywhere: noise, and a square that walks."""
+    rng = np.random.default_rng(place)
+    picture = rng.integers(0, 80, (height, width, 3)).astype(np.uint8)
+    left = (3 * place) % (width - 10)
+    picture[10:20, left : left + 10] = 60 + 19 * place % 190
+    return av.VideoFrame.from_ndarray(picture, format="rgb24")
+
+
+@pytest.fixture
+def make_footage() -> MakeFootage:
+    """Returns a function that writes a recording: ``make_footage(path, ticks, time_base, rate, codec="libx264")``."""
+
+    def make(
+        path: Path,
+        ticks: Sequence[int] = tuple(range(50)),
+        time_base: Fraction = Fraction(1, 25),
+        rate: Fraction | int = 25,
+        codec: str = "libx264",
+        size: tuple[int, int] = (48, 64),
+        **options: str,
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w") as container:
+            stream: Any = container.add_stream(codec, rate=Fraction(rate), options={"g": "12", **options})
+            stream.height, stream.width = size
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.thread_count = 1
+            stream.codec_context.time_base = time_base
+            for place, tick in enumerate(ticks):
+                frame = footage_frame(place, *size)
+                frame.pts, frame.time_base = tick, time_base
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def cut_losslessly() -> CutLosslessly:
+    """Returns a function that writes frames of a recording as a clip: ``cut(recording, first, stop, clip)``.
+
+    The same decoded pictures, by x264 at quantiser 0, with the same timestamps.
+    """
+
+    def cut(recording: Path, first: int, stop: int, clip: Path) -> Path:
+        with av.open(str(recording)) as container:
+            rate = container.streams.video[0].average_rate
+        with av.open(str(clip), "w") as container:
+            stream: Any = container.add_stream("libx264", rate=rate, options={"qp": "0", "preset": "ultrafast"})
+            stream.pix_fmt = "yuv420p"
+            for place, frame in enumerate(decode_video(recording)):
+                if first <= place < stop:
+                    if place == first:
+                        stream.height, stream.width = frame.height, frame.width
+                        stream.codec_context.time_base = frame.time_base
+                    frame.pict_type = av.video.frame.PictureType.NONE
+                    container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return clip
+
+    return cut

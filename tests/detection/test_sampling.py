@@ -1,0 +1,270 @@
+"""A recording to its windows: the pictures that a clip cut there would give, each converted once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from tillwatch.clip_spec import FrameStep, Reading, Roi
+from tillwatch.data.playback import timing_of_packets
+from tillwatch.data.video import decode_video, read_video
+from tillwatch.detection import sampling
+from tillwatch.detection.sampling import Sampler, WindowFrames
+from tillwatch.detection.windows import Grid, seconds_exactly, timeline, windows_of
+from tillwatch.errors import ClipError, DataError
+
+MakeFootage = Callable[..., Path]
+CutLosslessly = Callable[..., Path]
+
+LEFT = Roi(x=0, y=0.2, width=0.6, height=0.7)
+GRID = Grid(length=seconds_exactly(1.1), stride=seconds_exactly(0.5))
+NTSC, FILM = Fraction(30_000, 1001), Fraction(24_000, 1001)
+
+# (frames, ticks of the frames, seconds a tick, nominal rate)
+RECORDINGS: dict[str, tuple[list[int], Fraction, Fraction]] = {
+    "10": (list(range(30)), Fraction(1, 10), Fraction(10)),
+    "23.976": ([1001 * n for n in range(72)], Fraction(1, 24_000), FILM),
+    "25": (list(range(75)), Fraction(1, 25), Fraction(25)),
+    "29.97": ([1001 * n for n in range(90)], Fraction(1, 30_000), NTSC),
+    "30": (list(range(90)), Fraction(1, 30), Fraction(30)),
+    "variable": (
+        np.cumsum(np.random.default_rng(3).integers(10, 120, 60)).tolist(),
+        Fraction(1, 1000),
+        Fraction(16),
+    ),
+}
+
+
+def sampler(path: Path, regions: dict[str, Roi | None] | None = None, grid: Grid = GRID, **reading: Any) -> Sampler:
+    settings: dict[str, Any] = {"num_frames": 5, "resize": (28, 30), **reading}
+    return Sampler(path=path, regions=regions or {"whole": None}, grid=grid, reading=Reading(**settings))
+
+
+def numbers(shown: list[WindowFrames]) -> list[tuple[int, int, int]]:
+    return [(one.window.number, one.window.first, one.window.stop) for one in shown]
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_window_shows_what_a_clip_cut_there_does(
+    name: str, every: int, tmp_path: Path, make_footage: MakeFootage, cut_losslessly: CutLosslessly
+) -> None:
+    ticks, time_base, rate = RECORDINGS[name]
+    path = make_footage(tmp_path / "footage.mp4", ticks, time_base, rate)
+    regions: dict[str, Roi | None] = {"whole": None, "left": LEFT}
+    step = FrameStep(every=every)
+    shown = list(sampler(path, regions, step=step).read())
+    seconds = (ticks[-1] - ticks[0]) * time_base
+    assert len(shown) == 2 * (int((seconds - GRID.length) / GRID.stride) + 2)
+    for one in (shown[5], shown[-1]):
+        window = one.window
+        inside = [n for n, tick in enumerate(ticks) if window.start <= (tick - ticks[0]) * time_base < window.end]
+        assert (window.first, window.stop) == (inside[0], inside[-1] + 1)
+        clip = cut_losslessly(path, window.first, window.stop, tmp_path / "clip.mp4")
+        of_clip = read_video(clip, 5, step, (28, 30), regions[one.region])
+        np.testing.assert_array_equal(one.frames, of_clip)
+
+
+@pytest.mark.parametrize("name", ["25", "29.97"])
+def test_a_step_by_rate_is_that_of_a_clip_cut_there(
+    name: str, tmp_path: Path, make_footage: MakeFootage, cut_losslessly: CutLosslessly
+) -> None:
+    ticks, time_base, rate = RECORDINGS[name]
+    path = make_footage(tmp_path / "footage.mp4", ticks, time_base, rate)
+    one = list(sampler(path, step=FrameStep(fps=8)).read())[2]
+    clip = cut_losslessly(path, one.window.first, one.window.stop, tmp_path / "clip.mp4")
+    np.testing.assert_array_equal(one.frames, read_video(clip, 5, FrameStep(fps=8), (28, 30)))
+
+
+def test_only_frames_that_a_window_takes_are_converted_and_each_once(
+    tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_footage(tmp_path / "footage.mp4", list(range(100)))
+    converted: list[int] = []
+    to_image = sampling.to_image
+
+    def counting(frame: av.VideoFrame) -> Any:
+        converted.append(int(frame.pts))
+        return to_image(frame)
+
+    monkeypatch.setattr(sampling, "to_image", counting)
+    shown = list(sampler(path, {"a": None, "b": LEFT, "c": None}).read())
+    wanted = {place for one in shown for place in one.window.frames.tolist()}
+    assert len(converted) == len(wanted) < 50
+    assert len(set(converted)) == len(converted)
+
+
+def test_frames_are_let_go_once_no_window_wants_them(
+    tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = [0]
+    keep = sampling._Windows.keep
+
+    def measuring(self: Any, place: int, parts: Any) -> None:
+        keep(self, place, parts)
+        most[0] = max(most[0], len(self._kept))
+
+    monkeypatch.setattr(sampling._Windows, "keep", measuring)
+    list(sampler(make_footage(tmp_path / "footage.mp4", list(range(200)))).read())
+    assert most[0] <= 15  # three windows of five frames are open at once, however long the recording
+
+
+@pytest.mark.parametrize("done", [1, 2, 3, 8])
+def test_reading_goes_on_where_it_was(done: int, tmp_path: Path, make_footage: MakeFootage) -> None:
+    path = make_footage(tmp_path / "footage.mp4", list(range(75)))
+    regions: dict[str, Roi | None] = {"whole": None, "left": LEFT}
+    everything = list(sampler(path, regions).read())
+    rest_of = sampler(path, regions)
+    rest = list(rest_of.read(done))
+    assert [(one.region, one.window.number) for one in rest] == [
+        (one.region, one.window.number) for one in everything[done:]
+    ]
+    for one, other in zip(rest, everything[done:], strict=True):
+        np.testing.assert_array_equal(one.frames, other.frames)
+    assert rest_of.seconds == 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.avi", "mpeg4", {}),
+        ("a.avi", "mjpeg", {}),
+        ("a.avi", "libx264", {}),  # B-frames: the container's timestamps are out of order
+        ("a.mkv", "libx264", {}),
+        ("a.mov", "libx265", {"x265-params": "log-level=none"}),
+        ("a.ts", "libx264", {}),
+        ("a.mpg", "mpeg2video", {}),
+        ("a.h264", "libx264", {}),  # no timestamps at all
+    ],
+)
+def test_containers_and_codecs(
+    name: str, codec: str, options: dict[str, str], tmp_path: Path, make_footage: MakeFootage
+) -> None:
+    path = make_footage(tmp_path / name, list(range(75)), codec=codec, **options)
+    reader = sampler(path)
+    shown = list(reader.read())
+    assert [one.window.number for one in shown] == [0, 1, 2, 3, 4]
+    assert shown[0].window.stop == pytest.approx(28, abs=1)
+    assert reader.seconds == pytest.approx(3.0, abs=0.05)
+    frames = [frame.to_ndarray(format="rgb24") for frame in decode_video(path)]
+    one = shown[2]
+    alone = sampler(path, resize=None, num_frames=5)
+    np.testing.assert_array_equal(list(alone.read())[2].frames, [frames[n] for n in one.window.frames.tolist()])
+    assert (reader.notes == ["it tells no times; 25 frames a second assumed"]) is (name == "a.h264")
+
+
+def test_a_gap_in_the_recording_stays_one(tmp_path: Path, make_footage: MakeFootage) -> None:
+    path = make_footage(tmp_path / "footage.mp4", [*range(30), *range(280, 310)])
+    reader = sampler(path)
+    shown = list(reader.read())
+    assert reader.seconds == pytest.approx(310 / 25)
+    assert reader.gaps > 15
+    assert len(shown) + reader.gaps == shown[-1].window.number + 1
+    assert all(one.window.stop <= 30 or one.window.first >= 30 for one in shown)
+
+
+def two_in_a_row(first: Path, second: Path, path: Path) -> Path:
+    """Recordings of a transport stream may simply be put one behind the other; the second's clock starts again."""
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    return path
+
+
+def test_a_clock_that_starts_again_goes_on(tmp_path: Path, make_footage: MakeFootage) -> None:
+    piece = make_footage(tmp_path / "piece.ts", list(range(60)))
+    path = two_in_a_row(piece, piece, tmp_path / "both.ts")
+    reader = sampler(path)
+    shown = list(reader.read())
+    assert reader.seconds == pytest.approx(4.8, abs=0.2)
+    assert [one.window.number for one in shown] == list(range(len(shown)))
+    frames = [frame.to_ndarray(format="rgb24") for frame in decode_video(path)]
+    late = list(sampler(path, resize=None).read())[7]
+    np.testing.assert_array_equal(late.frames, [frames[n] for n in late.window.frames.tolist()])
+
+
+def test_what_is_damaged_in_the_middle_is_told_and_the_rest_is_read(tmp_path: Path, make_footage: MakeFootage) -> None:
+    path = make_footage(tmp_path / "a.ts", list(range(120)))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4000] = bytes(4000)
+    path.write_bytes(data)
+    reader = sampler(path)
+    shown = list(reader.read())
+    assert shown[-1].window.end >= 4
+    assert reader.seconds == pytest.approx(4.8, abs=0.3)
+
+
+def test_a_file_that_breaks_off_is_read_to_there(tmp_path: Path, make_footage: MakeFootage) -> None:
+    path = make_footage(tmp_path / "a.mkv", list(range(120)))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    reader = sampler(path)
+    shown = list(reader.read())
+    assert 1 < reader.seconds < 4
+    assert shown[-1].window.end >= reader.seconds
+
+
+def test_the_windows_do_not_depend_on_which_timestamps_were_believed_first(
+    tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_footage(tmp_path / "footage.mp4", list(range(75)))
+    expected = list(sampler(path).read())
+    honest = timing_of_packets(path)
+    short = honest.timestamps[:50] + [stamp + 7 for stamp in honest.timestamps[50:70] if stamp is not None]
+    wrong = replace(honest, timestamps=list(short))
+    monkeypatch.setattr(sampling, "timing_of_packets", lambda path: wrong)
+    shown = list(sampler(path).read())
+    assert numbers(shown) == numbers(expected)
+    for one, other in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(one.frames, other.frames)
+
+
+def write_sound(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.touch(), "the file is empty"),
+        (lambda path: path.write_text("no video"), "cannot be read as a video"),
+        (write_sound, "holds no video stream"),
+        (lambda path: None, "No such file"),
+    ],
+)
+def test_what_is_no_recording_is_a_line(make: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    make(tmp_path / "a.mp4")
+    with pytest.raises(ClipError, match=message):
+        list(sampler(tmp_path / "a.mp4").read())
+
+
+def test_a_rate_that_is_not_told_is_a_line(
+    tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_footage(tmp_path / "a.mp4")
+    honest = timing_of_packets(path)
+    untold = replace(honest, fps=None)
+    monkeypatch.setattr(sampling, "timing_of_packets", lambda path: untold)
+    with pytest.raises(DataError, match="frame rate is unknown"):
+        list(sampler(path, step=FrameStep(fps=5)).read())
+
+
+def test_timestamps_of_packets_are_those_of_frames(tmp_path: Path, make_footage: MakeFootage) -> None:
+    ticks, time_base, rate = RECORDINGS["variable"]
+    path = make_footage(tmp_path / "a.mp4", ticks, time_base, rate)
+    timing = timing_of_packets(path)
+    assert timing.timestamps == [frame.pts for frame in decode_video(path)]
+    told = timeline(timing.timestamps, timing.time_base, timing.interval) * float(timing.time_base)
+    assert told == pytest.approx([(tick - ticks[0]) / 1000 for tick in ticks])
+    assert list(windows_of(np.array([0]), Fraction(1), GRID, every=1, num_frames=1))
