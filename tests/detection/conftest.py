@@ -17,10 +17,10 @@ MakeFootage = Callable[..., Path]
 CutLosslessly = Callable[..., Path]
 
 
-def footage_frame(place: int, height: int, width: int) -> av.VideoFrame:
+def footage_frame(place: int, height: int, width: int, bright: bool) -> av.VideoFrame:
     """A picture that differs from its neighbours everywhere: noise, and a square that walks."""
     rng = np.random.default_rng(place)
-    picture = rng.integers(0, 80, (height, width, 3)).astype(np.uint8)
+    picture = rng.integers(0, 80, (height, width, 3)).astype(np.uint8) + np.uint8(130 * bright)
     left = (3 * place) % (width - 10)
     picture[10:20, left : left + 10] = 60 + 19 * place % 190
     return av.VideoFrame.from_ndarray(picture, format="rgb24")
@@ -28,7 +28,10 @@ def footage_frame(place: int, height: int, width: int) -> av.VideoFrame:
 
 @pytest.fixture
 def make_footage() -> MakeFootage:
-    """Returns a function that writes a recording: ``make_footage(path, ticks, time_base, rate, codec="libx264")``."""
+    """Returns a function that writes a recording: ``make_footage(path, ticks, time_base, rate, codec="libx264")``.
+
+    Frames in ``bright`` look like the event of the tiny network.
+    """
 
     def make(
         path: Path,
@@ -37,6 +40,7 @@ def make_footage() -> MakeFootage:
         rate: Fraction | int = 25,
         codec: str = "libx264",
         size: tuple[int, int] = (48, 64),
+        bright: range = range(0),
         **options: str,
     ) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +51,7 @@ def make_footage() -> MakeFootage:
             stream.thread_count = 1
             stream.codec_context.time_base = time_base
             for place, tick in enumerate(ticks):
-                frame = footage_frame(place, *size)
+                frame = footage_frame(place, *size, place in bright)
                 frame.pts, frame.time_base = tick, time_base
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
