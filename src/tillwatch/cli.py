@@ -402,6 +402,49 @@ def predict(
         raise ClipError(f"none of {len(records)} clips could be scored.")
 
 
+@app.command
+def cut(
+    footage: Path,
+    events: Path,
+    dst: Path,
+    *,
+    label: str | None = None,
+    normal: str = "normal",
+    normals_per_event: Whole = 1,
+    margin: float = 5.0,
+    seed: Whole = 0,
+) -> None:
+    """Cut clips to train on out of hours of footage: the events, and normal clips of like length between them.
+
+    Exit code 0: all was cut; 3: some was left out, each named; 2: nothing could be.
+
+    Args:
+        footage: a video, or a folder that is searched for videos.
+        events: table file,start,end,label of the events; times in seconds or h:mm:ss of the file.
+        dst: where the class folders and clips.csv go; made if missing, must be empty.
+        label: class of events whose row names none.
+        normal: class of the clips between events.
+        normals_per_event: how many of them for each event.
+        margin: seconds before and after each event that no normal clip may show.
+        seed: of where normal clips lie.
+    """
+    from tillwatch.detection.cutting import CutSettings
+    from tillwatch.detection.cutting import cut as run_cut
+    from tillwatch.training.runlog import RunLog
+
+    settings = CutSettings(label=label, normal=normal, normals_per_event=normals_per_event, margin_s=margin, seed=seed)
+    with RunLog().progress("cutting files") as on_file:
+        report = run_cut(footage, events, dst, settings, on_file)
+    for file, reason in report.left_out:
+        _warn(f"{file} left out: {reason}.")
+    if report.missing:
+        _warn(f"there was no room for {report.missing} normal clips: fewer --normals-per-event, or more footage.")
+    counted = ", ".join(f"{count} of {name}" for name, count in report.clips.items())
+    print(f"clips cut: {counted}; they and clips.csv are in {dst}")
+    if report.left_out:
+        sys.exit(3)
+
+
 @app.command(usage="Usage: tillwatch scan [OPTIONS] RUN VIDEO... --out DIR")
 def scan(
     run: Path,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -174,15 +175,16 @@ def _score_windows(
             _note_end(end, sources, journal, listener)
         waiting.clear()
 
-    for read in _read_ahead(_read_all(classifier.spec, sources, grid, journal), _AHEAD):
-        if isinstance(read, tuple):
-            batch.append(read)
-            if len(batch) == BATCH_SIZE:
-                work_off()
-        else:
-            waiting.append(read)
-            if not batch:
-                work_off()
+    with closing(_read_ahead(_read_all(classifier.spec, sources, grid, journal), _AHEAD)) as reading:
+        for read in reading:
+            if isinstance(read, tuple):
+                batch.append(read)
+                if len(batch) == BATCH_SIZE:
+                    work_off()
+            else:
+                waiting.append(read)
+                if not batch:
+                    work_off()
     work_off()
 
 
@@ -233,7 +235,7 @@ def _note_end(end: _Ended | _LeftOut, sources: Sequence[Source], journal: Journa
         listener.ended(file, end.seconds, len(journal.files[end.file].scores), end.notes)
 
 
-def _read_ahead(items: Iterator[Item], most: int) -> Iterator[Item]:
+def _read_ahead(items: Iterator[Item], most: int) -> Generator[Item]:
     """Runs an iterator in a thread of its own, at most so many items ahead; what it raises is raised here."""
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(most)
     stopped = threading.Event()

@@ -71,8 +71,8 @@ def seconds_exactly(seconds: float) -> Fraction:
     return Fraction(repr(seconds))
 
 
-def timeline(timestamps: Sequence[int | None], time_base: Fraction, interval: Fraction) -> NDArray[np.int64]:
-    """Returns when each frame is shown, in units of ``time_base`` since the first, never going back.
+class Clock:
+    """Tells when each frame is shown, in whole units of ``time_base`` since the first, never going back.
 
     - A frame without timestamp comes one ``interval`` after the one before.
     - A timestamp up to one second earlier than the one before is jitter: both frames are of one moment.
@@ -81,26 +81,39 @@ def timeline(timestamps: Sequence[int | None], time_base: Fraction, interval: Fr
     - All other leaps forward are gaps in the recording, and stay.
 
     Args:
-        timestamps: of the frames in the order they are shown.
         time_base: seconds a unit.
         interval: seconds between two frames, where the timestamps do not tell.
     """
-    step = max(1, round(interval / time_base))
-    jitter, leap = _JITTER_S / time_base, _LEAP_S / time_base
-    ticks = np.empty(len(timestamps), np.int64)
-    now, offset = -step, None
-    for place, stamp in enumerate(timestamps):
+
+    def __init__(self, time_base: Fraction, interval: Fraction) -> None:
+        self._step = max(1, round(interval / time_base))
+        self._jitter, self._leap = _JITTER_S / time_base, _LEAP_S / time_base
+        self._now = -self._step
+        self._offset: int | None = None
+
+    def shown(self, stamp: int | None) -> int:
+        """Returns when the next frame is shown; its timestamp may be None."""
         if stamp is None:
-            now += step
+            self._now += self._step
+            return self._now
+        moved = 0 if self._offset is None else stamp + self._offset - self._now
+        if self._offset is None or not -self._jitter <= moved <= self._leap:
+            self._now += self._step
+            self._offset = self._now - stamp
         else:
-            moved = 0 if offset is None else stamp + offset - now
-            if offset is None or not -jitter <= moved <= leap:
-                now += step
-                offset = now - stamp
-            elif moved > 0:
-                now += moved
-        ticks[place] = now
-    return ticks
+            self._now += max(0, moved)
+        return self._now
+
+
+def timeline(timestamps: Sequence[int | None], time_base: Fraction, interval: Fraction) -> NDArray[np.int64]:
+    """Returns when each frame is shown, int64 ``(N,)``, by a :class:`Clock` of its own.
+
+    Args:
+        timestamps: of the frames in the order they are shown.
+        time_base, interval: of the clock.
+    """
+    clock = Clock(time_base, interval)
+    return np.fromiter((clock.shown(stamp) for stamp in timestamps), np.int64, len(timestamps))
 
 
 def windows_of(

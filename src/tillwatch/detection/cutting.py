@@ -1,0 +1,336 @@
+"""Hours of footage and a list of times to class folders of clips: the events, and normal clips of like length."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from tillwatch.data.catalog import CLIPS_CSV
+from tillwatch.data.playback import Damage, play, timing_of_packets
+from tillwatch.data.recordings import recorded
+from tillwatch.data.video import to_image
+from tillwatch.detection.cameras import WHOLE, Source, find_sources
+from tillwatch.detection.results import read_events, with_known_files
+from tillwatch.detection.scoring import TrueEvent
+from tillwatch.detection.windows import Clock, seconds_exactly, timeline
+from tillwatch.errors import ClipError, ConfigError, DataError, RunError, one_line
+from tillwatch.files import write_csv
+
+COLUMNS = ("path", "label", "group", "source", "start_s", "end_s")
+
+_QUALITY = "16"  # x264's constant rate factor: nothing to be seen is lost
+_LONGEST_LABEL = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A clip to cut: of which file, from when to when in seconds, and its class."""
+
+    file: str
+    start_s: float
+    end_s: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutSettings:
+    """What is cut.
+
+    Attributes:
+        label: class of events whose row names none; None refuses such rows.
+        normal: class of the clips between events.
+        normals_per_event: how many of those for each event.
+        margin_s: seconds before and after each event that no normal clip may show.
+        seed: of where normal clips lie.
+    """
+
+    label: str | None = None
+    normal: str = "normal"
+    normals_per_event: int = 1
+    margin_s: float = 5.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.normals_per_event < 0:
+            raise ConfigError(f"--normals-per-event is {self.normals_per_event}; it must be at least 0.")
+        if not 0 <= self.margin_s < float("inf"):
+            raise ConfigError(f"--margin is {self.margin_s}; it must be a number of seconds, at least 0.")
+        if self.seed < 0:
+            raise ConfigError(f"--seed is {self.seed}; it must be at least 0.")
+        for flag, label in (("--label", self.label), ("--normal", self.normal)):
+            if label is not None and not _is_class_name(label):
+                raise ConfigError(f"{flag} is {label!r}; a class must be able to name a folder, without a comma.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutReport:
+    """What became of a list of events.
+
+    Attributes:
+        clips: written, of each class.
+        left_out: files that cannot be read and events that could not be cut, with the reason.
+        missing: normal clips for which there was no room.
+    """
+
+    clips: Mapping[str, int]
+    left_out: Sequence[tuple[str, str]]
+    missing: int
+
+
+def cut(
+    footage: Path,
+    events: Path,
+    dst: Path,
+    settings: CutSettings,
+    on_file: Callable[[int, int], None] = lambda done, total: None,
+) -> CutReport:
+    """Cuts clips out of footage into ``dst/<class>/``, and writes ``dst/clips.csv`` with their groups.
+
+    A clip holds the frames with ``start <= t < end`` and keeps their times; it is encoded anew, for a file can be
+    divided without that at key frames only. A group is a camera's day where the file's name tells it, else a file.
+
+    Args:
+        footage: a video, or a folder that is searched for videos.
+        events: a table file,start,end,label, as :func:`tillwatch.detection.results.read_events` reads it.
+        dst: made if missing; must be empty.
+        settings: what is cut.
+        on_file: called with (files done, files in all).
+
+    Raises:
+        DataError: if the table is wrong, or nothing could be cut.
+        RunError: if ``dst`` is not empty or cannot be written.
+    """
+    sources = {source.file: source for source in find_sources([footage], {WHOLE: None})}
+    wanted = _labelled(with_known_files(read_events(events), sources, str(events)), events, settings)
+    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+        raise RunError(f"{dst} is not empty; give another DST.")
+    lengths, left_out = _lengths(sources)
+    plan, missing = plan_cuts(wanted, lengths, settings)
+    rows: list[dict[str, Any]] = []
+    by_file: dict[str, list[Cut]] = defaultdict(list)
+    for one in plan:
+        by_file[one.file].append(one)
+    try:
+        for done, (file, cuts) in enumerate(by_file.items(), start=1):
+            written, failed = _cut_file(sources[file], cuts, dst)
+            rows += written
+            left_out += failed
+            on_file(done, len(by_file))
+        if not rows:
+            raise DataError(f"no clip could be cut: {'; '.join(f'{name}: {why}' for name, why in left_out[:3])}.")
+        write_csv(dst / CLIPS_CSV, COLUMNS, sorted(rows, key=lambda row: str(row["path"])))
+    except OSError as error:
+        raise RunError(f"{dst} cannot be written ({error.strerror or one_line(error)}).") from None
+    return CutReport(clips=Counter(row["label"] for row in rows), left_out=left_out, missing=missing)
+
+
+def plan_cuts(
+    events: Sequence[TrueEvent], lengths: Mapping[str, float], settings: CutSettings
+) -> tuple[list[Cut], int]:
+    """Says what to cut: each event, and for each as many normal clips of its length as asked for.
+
+    A normal clip lies in the event's own file if there is room, else in any; it keeps the margin from all events and
+    overlaps no other. Where it lies is random, by the seed alone.
+
+    Args:
+        events: labelled; those of files without a length are passed over.
+        lengths: seconds of each file that can be read.
+        settings: what is cut.
+
+    Returns:
+        The cuts, and for how many normal clips there was no room.
+    """
+    rng = random.Random(settings.seed)
+    events = [event for event in events if event.file in lengths]
+    free = {file: _free(events, file, seconds, settings.margin_s) for file, seconds in lengths.items()}
+    cuts = [Cut(file=e.file, start_s=e.start_s, end_s=e.end_s, label=e.label) for e in events]
+    missing = 0
+    for event in events:
+        for _ in range(settings.normals_per_event):
+            taken = _take(free, event.file, event.end_s - event.start_s, rng)
+            if taken is None:
+                missing += 1
+            else:
+                file, start_s, end_s = taken
+                cuts.append(Cut(file=file, start_s=start_s, end_s=end_s, label=settings.normal))
+    return cuts, missing
+
+
+def _labelled(events: Sequence[TrueEvent], table: Path, settings: CutSettings) -> list[TrueEvent]:
+    if not events:
+        raise DataError(f"{table} holds no event.")
+    labelled = []
+    for event in events:
+        label = event.label or settings.label
+        if label is None:
+            raise DataError(f"{table}: the event in {event.file} at {event.start_s:g} s has no label; give --label.")
+        if not _is_class_name(label) or label == settings.normal:
+            raise DataError(f"{table}: {label!r} cannot be the class of an event; name another.")
+        labelled.append(TrueEvent(file=event.file, start_s=event.start_s, end_s=event.end_s, label=label))
+    return labelled
+
+
+def _is_class_name(label: str) -> bool:
+    hidden = label.startswith(".") or label != label.strip()
+    return 0 < len(label) <= _LONGEST_LABEL and not hidden and not set(label) & set(',/\\\0"\n')
+
+
+def _lengths(sources: Mapping[str, Source]) -> tuple[dict[str, float], list[tuple[str, str]]]:
+    lengths, left_out = {}, []
+    for file, source in sources.items():
+        try:
+            timing = timing_of_packets(source.path)
+        except ClipError as error:
+            left_out.append((file, one_line(error).removeprefix(f"{source.path}: ").rstrip(".")))
+            continue
+        ticks = timeline(timing.timestamps, timing.time_base, timing.interval)
+        if len(ticks):
+            lengths[file] = float(int(ticks[-1]) * timing.time_base + timing.interval)
+        else:
+            left_out.append((file, "holds no frame"))
+    return lengths, left_out
+
+
+def _free(events: Sequence[TrueEvent], file: str, seconds: float, margin_s: float) -> list[tuple[float, float]]:
+    """Returns the stretches of a file that lie apart from its events."""
+    free, begin = [], 0.0
+    for event in sorted((e for e in events if e.file == file), key=lambda e: e.start_s):
+        if event.start_s - margin_s > begin:
+            free.append((begin, min(seconds, event.start_s - margin_s)))
+        begin = max(begin, event.end_s + margin_s)
+    return [*free, (begin, seconds)] if begin < seconds else free
+
+
+def _take(
+    free: dict[str, list[tuple[float, float]]], file: str, length: float, rng: random.Random
+) -> tuple[str, float, float] | None:
+    """Takes a stretch of a length out of those that are free, in one file if there is room, else in any."""
+    for files in ([file], list(free)):
+        room = [(name, place) for name in files for place in free[name] if place[1] - place[0] >= length]
+        if not room:
+            continue
+        weights = [end - begin - length + 1e-3 for _, (begin, end) in room]
+        name, (begin, end) = rng.choices(room, weights)[0]
+        start = min(round(begin + rng.random() * (end - begin - length), 3), end - length)
+        free[name].remove((begin, end))
+        free[name] += [part for part in ((begin, start), (start + length, end)) if part[0] < part[1]]
+        return name, start, start + length
+    return None
+
+
+def _cut_file(source: Source, cuts: Sequence[Cut], dst: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Cuts all clips of one file while it is played once; returns rows of clips.csv, and what could not be cut."""
+    timing = timing_of_packets(source.path)
+    clock = Clock(timing.time_base, timing.interval)
+    coming = sorted((_Clip(one, _path_of(source, one, dst)) for one in cuts), key=lambda clip: clip.start)
+    damage, rows, failed = Damage(), [], []
+    with contextlib.ExitStack() as unfinished:
+        for clip in coming:
+            unfinished.callback(clip.discard)
+        left = list(coming)
+        for frame in play(source.path, damage):
+            now = clock.shown(frame.pts) * timing.time_base
+            for clip in [clip for clip in left if clip.end <= now]:
+                clip.finish()
+                left.remove(clip)
+            if not left:
+                break
+            inside = [clip for clip in left if clip.start <= now]
+            if inside:
+                upright = _upright(frame)
+                for clip in inside:
+                    clip.add(upright, now, timing.time_base, timing.fps)
+        for clip in left:
+            clip.finish()
+    for clip in coming:
+        if clip.frames:
+            rows.append(_row(source, clip.cut, clip.path.relative_to(dst).as_posix()))
+        else:
+            failed.append((source.file, f"no frame between {clip.cut.start_s:g} and {clip.cut.end_s:g} s"))
+    failed += [(source.file, note) for note in damage.notes()]
+    return rows, failed
+
+
+@dataclass
+class _Clip:
+    """A clip that is being written: beside its place, and renamed when it is whole."""
+
+    cut: Cut
+    path: Path
+    frames: int = 0
+    _container: Any = None
+    _stream: Any = None
+    _begin: Fraction = Fraction(0)
+    start: Fraction = field(init=False)
+    end: Fraction = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start, self.end = seconds_exactly(self.cut.start_s), seconds_exactly(self.cut.end_s)
+
+    @property
+    def aside(self) -> Path:
+        """Where it is written."""
+        return self.path.with_name(f".{self.path.name}.part")
+
+    def add(self, frame: av.VideoFrame, now: Fraction, time_base: Fraction, fps: Fraction | None) -> None:
+        """Adds a frame that is shown at ``now`` seconds of the recording."""
+        if self._container is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(self.aside), "w", format="mp4")
+            options = {"crf": _QUALITY, "preset": "veryfast"}
+            self._stream = self._container.add_stream("libx264", rate=fps or 25, options=options)
+            self._stream.height, self._stream.width = frame.height, frame.width
+            self._stream.pix_fmt = "yuv444p" if frame.height % 2 or frame.width % 2 else "yuv420p"
+            self._stream.codec_context.time_base = time_base
+            self._begin = now
+        frame.pts = int((now - self._begin) / time_base)
+        frame.time_base = time_base
+        frame.pict_type = av.video.frame.PictureType.NONE  # the recorder's choice of key frames is not ours
+        self._container.mux(self._stream.encode(frame))
+        self.frames += 1
+
+    def finish(self) -> None:
+        """Writes the rest and puts the clip in its place; one without frames is none."""
+        if self._container is None:
+            return
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        self._container = None
+        self.aside.replace(self.path)
+
+    def discard(self) -> None:
+        """Removes what is unfinished."""
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+            self.aside.unlink(missing_ok=True)
+
+
+def _upright(frame: av.VideoFrame) -> av.VideoFrame:
+    """Turns a frame as its file says it must be: the clip will not say it again."""
+    return av.VideoFrame.from_image(to_image(frame)) if frame.rotation else frame
+
+
+def _path_of(source: Source, one: Cut, dst: Path) -> Path:
+    stem = source.file.rsplit(".", 1)[0].strip("/").replace("/", "_")
+    return dst / one.label / f"{stem}_{round(one.start_s * 1000):08d}.mp4"
+
+
+def _row(source: Source, one: Cut, path: str) -> dict[str, Any]:
+    known = recorded(source.path.name, None)
+    return {
+        "path": path,
+        "label": one.label,
+        "group": source.file if known is None else f"{source.camera} {known.day.isoformat()}",
+        "source": str(source.path),
+        "start_s": f"{one.start_s:.3f}",
+        "end_s": f"{one.end_s:.3f}",
+    }
