@@ -14,7 +14,7 @@ import pytest
 
 from tillwatch.clip_spec import FrameStep, Reading, Roi
 from tillwatch.data.playback import timing_of_packets
-from tillwatch.data.video import decode_video, read_video
+from tillwatch.data.video import decode_video, read_video, to_image
 from tillwatch.detection import sampling
 from tillwatch.detection.sampling import Sampler, WindowFrames
 from tillwatch.detection.windows import Grid, seconds_exactly, timeline, windows_of
@@ -88,10 +88,9 @@ def test_only_frames_that_a_window_takes_are_converted_and_each_once(
 ) -> None:
     path = make_footage(tmp_path / "footage.mp4", list(range(100)))
     converted: list[int] = []
-    to_image = sampling.to_image
 
     def counting(frame: av.VideoFrame) -> Any:
-        converted.append(int(frame.pts))
+        converted.append(frame.pts or 0)
         return to_image(frame)
 
     monkeypatch.setattr(sampling, "to_image", counting)

@@ -121,7 +121,8 @@ def test_a_scan_that_was_killed_goes_on_to_the_same_result(
     regions = ("--roi", "left=0,0,0.5,1", "--roi", "right=0.5,0,0.5,1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert scan(footage, "--out", whole, *GRID, *regions)[0] == 0
-    probabilities, batches = Classifier.probabilities, []
+    probabilities = Classifier.probabilities
+    batches: list[int] = []
 
     def dying(self: Classifier, clips: torch.Tensor) -> Any:
         if len(batches) == after:
@@ -282,7 +283,7 @@ def test_windows_are_as_long_as_the_training_clips_unless_told() -> None:
     assert (grid.length, grid.stride) == (Fraction("6.4"), Fraction("3.2"))
     assert length_note(spec, grid.length) is None
     told = choose_grid(spec, window=20, stride=1.5)
-    assert (told.length, told.stride) == (20, Fraction("1.5"))
+    assert (told.length, told.stride) == (Fraction(20), Fraction("1.5"))
     note = length_note(spec, seconds_exactly(20))
     assert note is not None
     assert "windows last 20 s, training clips lasted 5 to 8" in note

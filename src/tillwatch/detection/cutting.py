@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from tillwatch.data.catalog import CLIPS_CSV
 from tillwatch.data.playback import Damage, play, timing_of_packets
@@ -316,7 +317,7 @@ class _Clip:
 
 def _upright(frame: av.VideoFrame) -> av.VideoFrame:
     """Turns a frame as its file says it must be: the clip will not say it again."""
-    return av.VideoFrame.from_image(to_image(frame)) if frame.rotation else frame
+    return av.VideoFrame.from_ndarray(np.asarray(to_image(frame)), format="rgb24") if frame.rotation else frame
 
 
 def _path_of(source: Source, one: Cut, dst: Path) -> Path:

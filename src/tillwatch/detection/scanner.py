@@ -235,7 +235,7 @@ def _note_end(end: _Ended | _LeftOut, sources: Sequence[Source], journal: Journa
         listener.ended(file, end.seconds, len(journal.files[end.file].scores), end.notes)
 
 
-def _read_ahead(items: Iterator[Item], most: int) -> Generator[Item]:
+def _read_ahead(items: Iterator[Item], most: int) -> Generator[Item, None, None]:
     """Runs an iterator in a thread of its own, at most so many items ahead; what it raises is raised here."""
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(most)
     stopped = threading.Event()
