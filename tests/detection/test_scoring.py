@@ -78,6 +78,7 @@ def test_figures_by_hand() -> None:
     third: Any = pytest.approx(1 / 3)
     assert curve == [(0.9, third, 0, 1.0), (0.8, third, 1, 0.5), (0.7, third, 2, third), (0.6, third, 2, 0.5)]
     assert found.curve[1].false_alarms_per_hour == 0.5
+    assert found.curve[1].alarm_share == pytest.approx((6 + 30) / 7200)
     assert any("at most 3.15, one-sided" in line for line in found.lines())
     assert any(line.startswith("missed: b.mp4, 50.0 to 60.0 s") for line in found.lines())
 

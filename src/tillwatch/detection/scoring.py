@@ -71,13 +71,17 @@ class Matches:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """What a threshold does; ``false_alarms_per_hour`` is None where the hours are unknown."""
+    """What a threshold does; the last two are None where the hours are unknown.
+
+    The share of the footage within incidents tells a threshold under which all of it is one incident, which is right.
+    """
 
     threshold: float
     recall: float | None
     precision: float | None
     false_alarms: int
     false_alarms_per_hour: float | None
+    alarm_share: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +153,13 @@ class IncidentScore:
         if not self.curve:
             return []
         rows = [self.curve[place] for place in np.unique(np.linspace(0, len(self.curve) - 1, 12).round().astype(int))]
-        lines = ["", f"{'threshold':>9}  recall  precision  false alarms  an hour"]
+        lines = ["", f"{'threshold':>9}  recall  precision  false alarms  an hour  within incidents"]
         for point in rows:
             rate = "-" if point.false_alarms_per_hour is None else f"{point.false_alarms_per_hour:.3g}"
+            share = "-" if point.alarm_share is None else f"{point.alarm_share:.1%}"
             lines.append(
                 f"{point.threshold:>9.4f}  {_share(point.recall):>6}  {_share(point.precision):>9}  "
-                f"{point.false_alarms:>12}  {rate:>7}"
+                f"{point.false_alarms:>12}  {rate:>7}  {share:>16}"
             )
         return lines
 
@@ -253,6 +258,7 @@ def _curve(
                 precision=1 - false / len(there) if there else None,
                 false_alarms=false,
                 false_alarms_per_hour=false / hours if hours else None,
+                alarm_share=_seconds_within(there) / 3600 / hours if hours else None,
             )
         )
     return points
