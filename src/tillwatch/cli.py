@@ -16,13 +16,27 @@ from cyclopts import App, Parameter
 from cyclopts.argument import update_argument_collection
 
 from tillwatch import __version__
-from tillwatch.config import RECIPES, MaybeWhole, Names, TrainConfig, Whole, default_workers, flag, read_yaml
+from tillwatch.config import (
+    RECIPES,
+    MaybeWhole,
+    Names,
+    ScanConfig,
+    TrainConfig,
+    Whole,
+    default_workers,
+    flag,
+    read_yaml,
+)
 from tillwatch.errors import ConfigError, RunError, TillwatchError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from tillwatch.data.store import ClipStore, Entry
+    from tillwatch.detection.incidents import Incident
+    from tillwatch.detection.results import Recording, Scan
+    from tillwatch.detection.scanner import Plan
     from tillwatch.evaluation.evaluate import Evaluation
     from tillwatch.models.saved import Prediction
+    from tillwatch.training.runlog import RunLog
 
 app = App(
     name="tillwatch",
@@ -451,17 +465,8 @@ def scan(
     /,
     *videos: Path,
     out: Path,
-    window: float | None = None,
-    stride: float | None = None,
-    roi: Annotated[tuple[str, ...], Parameter(help="NAME=x,y,width,height of a region; may be given often.")] = (),
-    cameras: Annotated[Path | None, Parameter(help="YAML file of cameras, their files and regions.")] = None,
     threshold: float | None = None,
-    release: float = 0.8,
-    smoothing: Whole = 1,
-    min_seconds: float = 0.0,
-    merge_gap: float | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    overwrite: Annotated[bool, Parameter(negative=())] = False,
+    settings: Annotated[ScanConfig, Parameter(name="*")] = ScanConfig(),  # noqa: B008
 ) -> None:
     """Find the event in hours of footage: scores of every window, and incidents.
 
@@ -472,62 +477,23 @@ def scan(
         run: a run folder, or a folder with model.json and model.pth or model.skops.
         videos: files, and folders that are searched for videos.
         out: folder for scores.csv, incidents.csv, incidents.jsonl, scan.json and timeline.html.
-        window: seconds; the training clips' median length unless given.
-        stride: seconds from a window to the next; half a window unless given.
         threshold: event score that starts an incident; the model's operating point unless given.
-        release: share of the threshold that every window of an incident reaches.
-        smoothing: windows, an odd number, that a score is the mean of.
-        min_seconds: incidents that are shorter are dropped.
-        merge_gap: incidents at most so many seconds apart are one; a window unless given.
-        device: auto takes a GPU where there is one.
-        overwrite: replace another scan in OUT.
     """
-    from tillwatch.detection.cameras import WHOLE, find_sources, parse_regions, read_cameras
-    from tillwatch.detection.incidents import Rule
     from tillwatch.detection.results import timecode
-    from tillwatch.detection.scanner import Listener, choose_grid, length_note
-    from tillwatch.detection.scanner import scan as run_scan
-    from tillwatch.models.saved import load_model
+    from tillwatch.detection.scanner import plan_scan
     from tillwatch.training.runlog import RunLog
 
-    if not videos:
-        raise ConfigError("give at least one video or folder of videos to scan.")
-    if roi and cameras is not None:
-        raise ConfigError("--roi and --cameras exclude each other; give one.")
-    regions, known = parse_regions(roi), [] if cameras is None else read_cameras(cameras)
-    if run.is_file():
-        raise RunError(f"{run} is a file; give the run folder.")
-    classifier = load_model(run, device=device)
-    spec, point = classifier.spec, classifier.operating_point
-    grid = choose_grid(spec, window, stride)
-    rule = Rule(
-        threshold=point.threshold if threshold is None else threshold,
-        release=release,
-        smoothing=smoothing,
-        min_seconds=min_seconds,
-        merge_gap=float(grid.length) if merge_gap is None else merge_gap,
-    )
-    source = f"{point.source} ({point.unit}s)" if threshold is None else "given as --threshold"
-    default = {WHOLE: None} if spec.roi is None else {"trained": spec.roi}
-    sources = find_sources(videos, regions or default, known)
     log = RunLog()
-    log.note_once(length_note(spec, grid.length))
-    if threshold is None and point.unit == "clip":
+    plan = plan_scan(run, videos, settings, threshold)
+    for note in plan.notes:
+        log.note(note)
+    if threshold is None and plan.classifier.operating_point.unit == "clip":
         log.note(
-            f"the threshold {rule.threshold:.4g} was chosen on clips, and is none for incidents: how many false alarms "
-            "an hour it gives in footage is not known. Look at timeline.html, and set --threshold."
+            f"the threshold {plan.rule.threshold:.4g} was chosen on clips, and is none for incidents: how many false "
+            "alarms an hour it gives in footage is not known. Choose one with tillwatch calibrate, or look at "
+            "timeline.html and set --threshold."
         )
-    with log.progress(f"scanning {len(sources)} files (seconds)") as on_progress:
-        listener = Listener(
-            progress=lambda done, total: on_progress(int(done), int(total)),
-            ended=lambda file, seconds, windows, notes: log.say(
-                f"{file}: {seconds:.1f} s, {windows} windows" + "".join(f"; {note}" for note in notes)
-            ),
-            left_out=lambda file, reason: _warn(f"{file} left out: {reason}."),
-        )
-        done, found = run_scan(
-            classifier, sources, out, grid, rule, source, model=str(run), overwrite=overwrite, listener=listener
-        )
+    done, found = _run_scan(plan, out, settings, log)
     for recording, incident in found:
         print(
             f"{recording.camera} {recording.file} {'+'.join(incident.regions)}: {incident.label} "
@@ -538,6 +504,50 @@ def scan(
         f"{len(found)} incidents in {done.hours:.2f} h of {len(done.recordings)} files, {windows} windows scored; "
         f"{len(done.left_out)} files left out; all is in {out}"
     )
+    if done.left_out:
+        sys.exit(3)
+
+
+@app.command(usage="Usage: tillwatch calibrate [OPTIONS] RUN VIDEO... --truth TRUTH.csv --out DIR")
+def calibrate(
+    run: Path,
+    /,
+    *videos: Path,
+    truth: Path,
+    out: Path,
+    max_false_alarms_per_hour: float | None = None,
+    min_recall: float | None = None,
+    settings: Annotated[ScanConfig, Parameter(name="*")] = ScanConfig(),  # noqa: B008
+) -> None:
+    """Choose the model's threshold on incidents and hours of footage, and write it into RUN/model.json.
+
+    The footage must be none that the model was trained on. With neither budget nor recall, the best F1 of incidents.
+
+    Args:
+        run: a run folder, or a folder with model.json and model.pth or model.skops.
+        videos: files, and folders that are searched for videos.
+        truth: table file,start,end,[region],[label] of all events in them; times in seconds or h:mm:ss of the file.
+        out: folder of the scan that is made of them, as tillwatch scan makes it.
+        max_false_alarms_per_hour: the most events found within this budget.
+        min_recall: the fewest false alarms at this recall or more.
+    """
+    from tillwatch.detection.calibration import Goal, choose_point
+    from tillwatch.detection.results import events_of_scan, read_events, with_known_files
+    from tillwatch.detection.scanner import plan_scan
+    from tillwatch.models.saved import OperatingPoint, write_operating_point
+    from tillwatch.training.runlog import RunLog
+
+    goal = Goal(max_false_alarms_per_hour=max_false_alarms_per_hour, min_recall=min_recall)
+    log = RunLog()
+    plan = plan_scan(run, videos, settings)
+    events = with_known_files(read_events(truth), [source.file for source in plan.sources], str(truth))
+    done, _ = _run_scan(plan, out, settings, log)
+    events, notes = events_of_scan(done, events, str(truth))
+    choice = choose_point(done, events, goal)
+    write_operating_point(run, OperatingPoint(threshold=choice.threshold, unit="incident", source=choice.source))
+    for note in notes:
+        log.note(note)
+    print(f"threshold {choice.threshold:.4g}: {choice.source}; written to {run / 'model.json'}")
     if done.left_out:
         sys.exit(3)
 
@@ -663,6 +673,23 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
         print("tillwatch: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _run_scan(
+    plan: Plan, out: Path, settings: ScanConfig, log: RunLog
+) -> tuple[Scan, list[tuple[Recording, Incident]]]:
+    from tillwatch.detection.scanner import Listener
+    from tillwatch.detection.scanner import scan as run_scan
+
+    with log.progress(f"scanning {len(plan.sources)} files (seconds)") as on_progress:
+        listener = Listener(
+            progress=lambda done, total: on_progress(int(done), int(total)),
+            ended=lambda file, seconds, windows, notes: log.say(
+                f"{file}: {seconds:.1f} s, {windows} windows" + "".join(f"; {note}" for note in notes)
+            ),
+            left_out=lambda file, reason: _warn(f"{file} left out: {reason}."),
+        )
+        return run_scan(plan, out, overwrite=settings.overwrite, listener=listener)
 
 
 def _apply_config_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:

@@ -209,6 +209,39 @@ class TrainConfig:
             yield "--no-hold-out leaves nothing to choose an operating point on; drop the budget or recall."
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScanConfig:
+    """How to scan footage.
+
+    Attributes:
+        window: seconds; the training clips' median length unless given.
+        stride: seconds from a window to the next; half a window unless given.
+        roi: NAME=x,y,width,height of a region in fractions of the frame; may be given often.
+        cameras: YAML file of cameras, with the files and regions of each.
+        release: share of the threshold that every window of an incident reaches.
+        smoothing: windows, an odd number, that a score is the mean of.
+        min_seconds: incidents that are shorter are dropped.
+        merge_gap: incidents at most so many seconds apart are one; a window unless given.
+        device: auto takes a GPU where there is one.
+        overwrite: replace another scan in the folder.
+    """
+
+    window: float | None = None
+    stride: float | None = None
+    roi: tuple[str, ...] = ()
+    cameras: Path | None = None
+    release: float = 0.8
+    smoothing: Whole = 1
+    min_seconds: float = 0.0
+    merge_gap: float | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    overwrite: Annotated[bool, Parameter(negative=())] = False
+
+    def __post_init__(self) -> None:
+        if self.roi and self.cameras is not None:
+            raise ConfigError("--roi and --cameras exclude each other; give one.")
+
+
 #: What `--recipe` changes of the defaults. `original` is the well-known script; docs/recipes.md says where it differs.
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},

@@ -244,6 +244,49 @@ def test_a_threshold_chosen_on_clips_is_warned_of(footage: Path, tmp_path: Path,
     assert "chosen on clips" not in scan(footage, "--out", tmp_path / "scan", *GRID, "--threshold", "0.5")[1]
 
 
+def test_a_threshold_is_chosen_on_incidents_and_hours(
+    footage: Path, tmp_path: Path, scan: Scan, tiny_run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("model.json", "model.pth"):
+        (run / name).write_bytes((tiny_run[1] / name).read_bytes())
+    truth = tmp_path / "truth.csv"
+    truth.write_text("file,start,end\ntill2_20260301_0815,2,3.2\n")
+
+    def calibrate(*flags: object) -> tuple[int, str, str]:
+        arguments = [run, footage, "--truth", truth, "--out", tmp_path / "scan", *GRID, *flags]
+        with pytest.raises(SystemExit) as exited:
+            main(["calibrate", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(str(exited.value.code)), captured.out.replace("\n", " "), captured.err
+
+    before = json.loads((run / "model.json").read_text())
+    code, out, err = calibrate("--max-false-alarms-per-hour", 0)
+    assert (code, err) == (0, "")
+    assert "1 of 1 events found, 0 false alarms" in out
+    record = json.loads((run / "model.json").read_text())
+    assert record["operating_point"]["unit"] == "incident"
+    assert {**record, "operating_point": before["operating_point"]} == before
+    code, out, _ = scan(footage, "--out", tmp_path / "scan", *GRID, model=run)
+    assert code == 0
+    assert "chosen on clips" not in out
+    (incident,) = rows(tmp_path / "scan" / "incidents.csv")
+    assert float(incident["threshold"]) == record["operating_point"]["threshold"]
+    assert incident["operating_point"].startswith("at most 0 false alarms an hour, chosen on incidents in ")
+    for flags, message in (
+        (("--min-recall", 2), "--min-recall is 2"),
+        (("--max-false-alarms-per-hour", -1), "--max-false-alarms-per-hour is -1"),
+        (("--max-false-alarms-per-hour", 1, "--min-recall", 0.5), "exclude each other"),
+    ):
+        code, _, err = calibrate(*flags)
+        assert code == 2
+        assert message in err
+    truth.write_text("file,start,end\nnowhere.mp4,2,3.2\n")
+    assert "names the file 'nowhere.mp4', which is not there" in calibrate()[2]
+    assert json.loads((run / "model.json").read_text()) == record
+
+
 def test_the_motion_model_scans_by_the_same_path(
     tmp_path: Path, scan: Scan, make_footage: MakeFootage, cut_losslessly: CutLosslessly
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tillwatch.detection.scoring import Alarm, TrueEvent, match, score_incidents
+from tillwatch.detection.scoring import Alarm, TrueEvent, match, score_incidents, seconds_far_from
 
 
 def event(start: float, end: float, file: str = "a.mp4", region: str = "") -> TrueEvent:
@@ -99,6 +99,21 @@ def test_time_within_incidents_counts_once_where_they_overlap() -> None:
     assert score_incidents(incidents, [], hours=1.0).alarm_share == pytest.approx(30 / 3600)
 
 
+@pytest.mark.parametrize(
+    ("incidents", "far"),
+    [
+        ([alarm(10, 20)], 0),
+        ([alarm(5, 25)], 6),  # two seconds either side are near
+        ([alarm(0, 4)], 4),
+        ([alarm(0, 4), alarm(2, 6)], 6),
+        ([alarm(10, 20, file="b.mp4")], 10),
+        ([], 0),
+    ],
+)
+def test_time_far_from_events(incidents: list[Alarm], far: float) -> None:
+    assert seconds_far_from(incidents, [event(10, 20), event(19, 20)], 2) == pytest.approx(far)
+
+
 def test_recall_has_an_interval_from_ten_files_on() -> None:
     events = [event(10, 20, file=f"{number}.mp4") for number in range(10)]
     incidents = [alarm(10, 20, file=f"{number}.mp4") for number in range(8)]
@@ -120,6 +135,7 @@ def test_the_curve_asks_for_the_incidents_at_each_threshold() -> None:
     found = score_incidents(
         [], [event(10, 20)], hours=1.0, at_threshold=at, thresholds=[i / 1000 for i in range(1, 999)]
     )
-    assert len(asked) == 200
-    assert asked[0] == 0.998
+    assert 100 < len(asked) <= 200
+    assert asked[:20] == [1 - n / 1000 for n in range(2, 22)]  # the highest whole
+    assert asked[-1] == 0.001
     assert [point.recall for point in found.curve if point.threshold < 0.5] == [1.0] * sum(t < 0.5 for t in asked)

@@ -272,24 +272,19 @@ def score_tables(
     """
     alarms, events = read_alarms(incidents), read_events(truth)
     scan = read_scan(incidents.parent)
-    notes: list[str] = []
     if scan is None:
+        notes = []
         unseen = sorted({event.file for event in events} - {alarm.file for alarm in alarms})
         if unseen:
             notes.append(
                 f"no incident lies in {count_and_names(unseen)}: nothing here tells whether a scan has seen such files."
             )
         return score_incidents(alarms, events, hours=hours, tolerance_s=tolerance_s), notes
-    scanned = [recording.file for recording in scan.recordings]
-    events = with_known_files(events, [*scanned, *scan.left_out], str(truth))
-    lost = [event for event in events if event.file in scan.left_out]
-    if lost:
-        named = count_and_names(sorted({event.file for event in lost}))
-        notes.append(f"{len(lost)} events lie in files that the scan left out, {named}: they do not count.")
+    events, notes = events_of_scan(scan, events, str(truth))
     thresholds = [scored(score, scan.classes, scan.event).score for one in scan.recordings for score in one.scores]
     figures = score_incidents(
         alarms,
-        [event for event in events if event.file not in scan.left_out],
+        events,
         hours=scan.hours if hours is None else hours,
         tolerance_s=tolerance_s,
         at_threshold=lambda threshold: alarms_of(scan.incidents(scan.rule.at(threshold))),
@@ -298,12 +293,33 @@ def score_tables(
     return figures, notes
 
 
+def events_of_scan(scan: Scan, events: Sequence[TrueEvent], what: str) -> tuple[list[TrueEvent], list[str]]:
+    """Returns the events in files that a scan has seen, by their names in it, and a sentence on those it left out.
+
+    Raises:
+        DataError: if an event lies in a file that the scan knows nothing of.
+    """
+    scanned = [recording.file for recording in scan.recordings]
+    events = with_known_files(events, [*scanned, *scan.left_out], what)
+    lost = [event for event in events if event.file in scan.left_out]
+    named = count_and_names(sorted({event.file for event in lost}))
+    notes = [f"{len(lost)} events lie in files that the scan left out, {named}: they do not count."] if lost else []
+    return [event for event in events if event.file not in scan.left_out], notes
+
+
 def timecode(seconds: float) -> str:
     """Returns hours, minutes, seconds and milliseconds: 01:02:03.400."""
     milliseconds = round(seconds * 1000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{milliseconds / 1000:06.3f}"
+
+
+def wall_clock(recording: Recording, seconds: float) -> str | None:
+    """Returns the date and time of a place in a recording, ISO 8601; None if its name does not tell when it begins."""
+    if recording.started is None:
+        return None
+    return (recording.started + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
 
 
 def scored(score: WindowScore, classes: Sequence[str], event: Sequence[str]) -> Scored:
@@ -330,11 +346,6 @@ def _incidents_of(recording: Recording, classes: tuple[str, ...], event: tuple[s
 
 
 def _incident_row(scan: Scan, recording: Recording, incident: Incident) -> dict[str, Any]:
-    def wall_clock(seconds: float) -> str | None:
-        if recording.started is None:
-            return None
-        return (recording.started + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
-
     return {
         "camera": recording.camera,
         "file": recording.file,
@@ -344,8 +355,8 @@ def _incident_row(scan: Scan, recording: Recording, incident: Incident) -> dict[
         "end_s": round(incident.end_s, 3),
         "start_timecode": timecode(incident.start_s),
         "end_timecode": timecode(incident.end_s),
-        "start_time": wall_clock(incident.start_s),
-        "end_time": wall_clock(incident.end_s),
+        "start_time": wall_clock(recording, incident.start_s),
+        "end_time": wall_clock(recording, incident.end_s),
         "alert_s": round(incident.alert_s, 3),
         "peak": round(incident.peak, 6),
         "peak_s": round(incident.peak_s, 3),

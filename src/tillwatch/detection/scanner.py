@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from tillwatch.clip_spec import ClipSpec
+from tillwatch.config import ScanConfig
 from tillwatch.data.playback import header_seconds
 from tillwatch.data.recordings import recorded
-from tillwatch.detection.cameras import Source
+from tillwatch.detection.cameras import WHOLE, Regions, Source, find_sources, parse_regions, read_cameras
 from tillwatch.detection.incidents import Incident, Rule
 from tillwatch.detection.journal import JOURNAL, Journal
 from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, WindowScore, write_scan
@@ -27,7 +28,7 @@ from tillwatch.detection.sampling import Sampler, WindowFrames
 from tillwatch.detection.timeline import TIMELINE_HTML, write_timeline
 from tillwatch.detection.windows import Grid, seconds_exactly
 from tillwatch.errors import ConfigError, DataError, ModelError, RunError, one_line
-from tillwatch.models.saved import Classifier
+from tillwatch.models.saved import Classifier, load_model
 
 #: Windows in one forward pass. Part of what a scan is: scores differ in their last digits with the batch.
 BATCH_SIZE = 8
@@ -75,6 +76,70 @@ class Listener:
     left_out: Callable[[str, str], None] = lambda file, reason: None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is scanned with what: all that can be wrong is found before any of it begins.
+
+    Attributes:
+        classifier: the model.
+        model: the path that it was read from.
+        sources: what to scan, in order.
+        grid: where windows lie.
+        rule: what makes an incident.
+        rule_source: where its threshold comes from, in words.
+        notes: sentences a user should read.
+    """
+
+    classifier: Classifier
+    model: str
+    sources: Sequence[Source]
+    grid: Grid
+    rule: Rule
+    rule_source: str
+    notes: Sequence[str] = ()
+
+
+def plan_scan(run: Path, videos: Sequence[Path], config: ScanConfig, threshold: float | None = None) -> Plan:
+    """Reads the model and finds the videos.
+
+    Args:
+        run: folder of the model.
+        videos: files, and folders of them.
+        config: how to scan.
+        threshold: of incidents; None takes the model's operating point.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: if a setting, a file or the model is wrong.
+    """
+    if not videos:
+        raise ConfigError("give at least one video or folder of videos.")
+    regions = parse_regions(config.roi)
+    cameras = [] if config.cameras is None else read_cameras(config.cameras)
+    if run.is_file():
+        raise RunError(f"{run} is a file; give the run folder.")
+    classifier = load_model(run, device=config.device)
+    spec, point = classifier.spec, classifier.operating_point
+    grid = choose_grid(spec, config.window, config.stride)
+    rule = Rule(
+        threshold=point.threshold if threshold is None else threshold,
+        release=config.release,
+        smoothing=config.smoothing,
+        min_seconds=config.min_seconds,
+        merge_gap=float(grid.length) if config.merge_gap is None else config.merge_gap,
+    )
+    default: Regions = {WHOLE: None} if spec.roi is None else {"trained": spec.roi}
+    notes = [] if (note := length_note(spec, grid.length)) is None else [note]
+    return Plan(
+        classifier=classifier,
+        model=str(run),
+        sources=find_sources(videos, regions or default, cameras),
+        grid=grid,
+        rule=rule,
+        rule_source=f"{point.source} ({point.unit}s)" if threshold is None else "given as --threshold",
+        notes=notes,
+    )
+
+
 def choose_grid(spec: ClipSpec, window: float | None = None, stride: float | None = None) -> Grid:
     """Returns where windows lie: as long as the training clips in the median, every half of it, unless told.
 
@@ -103,16 +168,7 @@ def length_note(spec: ClipSpec, length: Fraction) -> str | None:
 
 
 def scan(
-    classifier: Classifier,
-    sources: Sequence[Source],
-    out: Path,
-    grid: Grid,
-    rule: Rule,
-    rule_source: str,
-    *,
-    model: str = "",
-    overwrite: bool = False,
-    listener: Listener | None = None,
+    plan: Plan, out: Path, *, overwrite: bool = False, listener: Listener | None = None
 ) -> tuple[Scan, list[tuple[Recording, Incident]]]:
     """Scores every window of recordings and writes what was found.
 
@@ -121,13 +177,8 @@ def scan(
     A finished scan is not read again: another rule alone costs seconds.
 
     Args:
-        classifier: the model.
-        sources: what to scan, in order.
+        plan: what is scanned with what.
         out: folder of the scan; made if missing.
-        grid: where windows lie.
-        rule: what makes an incident.
-        rule_source: where its threshold comes from, in words.
-        model: the path that the model was read from.
         overwrite: replace another scan in ``out``.
         listener: is told how it goes.
 
@@ -138,17 +189,17 @@ def scan(
     """
     listener = listener or Listener()
     _claim(out, overwrite)
-    journal = Journal(out, _head(classifier, sources, grid), len(sources))
-    for source, progress in zip(sources, journal.files, strict=True):
+    journal = Journal(out, _head(plan), len(plan.sources))
+    for source, progress in zip(plan.sources, journal.files, strict=True):
         if progress.left_out is not None:  # said before, and to be said again
             listener.left_out(source.file, progress.left_out)
     try:
-        _score_windows(classifier, sources, grid, journal, listener)
+        _score_windows(plan, journal, listener)
     finally:
         journal.close()
-    done = _scan_of(classifier, sources, grid, rule, rule_source, model, journal)
+    done = _scan_of(plan, journal)
     if not done.recordings:
-        raise DataError(f"none of {len(sources)} files could be scanned: {_reasons(done)}.")
+        raise DataError(f"none of {len(plan.sources)} files could be scanned: {_reasons(done)}.")
     try:
         found = write_scan(out, done)
         write_timeline(out, done, found)
@@ -157,9 +208,8 @@ def scan(
     return done, found
 
 
-def _score_windows(
-    classifier: Classifier, sources: Sequence[Source], grid: Grid, journal: Journal, listener: Listener
-) -> None:
+def _score_windows(plan: Plan, journal: Journal, listener: Listener) -> None:
+    sources = plan.sources
     before = list(accumulate((header_seconds(source.path) for source in sources), initial=0.0))
     total = before[-1]
     batch: list[tuple[int, WindowFrames]] = []
@@ -167,7 +217,7 @@ def _score_windows(
 
     def work_off() -> None:
         if batch:
-            journal.scored(_scores(classifier, batch))
+            journal.scored(_scores(plan.classifier, batch))
             file, last = batch[-1]
             listener.progress(min(total, before[file] + float(last.window.end)), total)
             batch.clear()
@@ -175,7 +225,7 @@ def _score_windows(
             _note_end(end, sources, journal, listener)
         waiting.clear()
 
-    with closing(_read_ahead(_read_all(classifier.spec, sources, grid, journal), _AHEAD)) as reading:
+    with closing(_read_ahead(_read_all(plan, journal), _AHEAD)) as reading:
         for read in reading:
             if isinstance(read, tuple):
                 batch.append(read)
@@ -188,12 +238,13 @@ def _score_windows(
     work_off()
 
 
-def _read_all(spec: ClipSpec, sources: Sequence[Source], grid: Grid, journal: Journal) -> Iterator[_Read]:
+def _read_all(plan: Plan, journal: Journal) -> Iterator[_Read]:
     done = [(progress.finished, len(progress.scores)) for progress in journal.files]  # as it is before anything is read
-    for number, (source, (finished, scored)) in enumerate(zip(sources, done, strict=True)):
+    for number, (source, (finished, scored)) in enumerate(zip(plan.sources, done, strict=True)):
         if finished:
             continue
-        sampler = Sampler(path=source.path, regions=source.regions, grid=grid, reading=spec.reading)
+        reading = plan.classifier.spec.reading
+        sampler = Sampler(path=source.path, regions=source.regions, grid=plan.grid, reading=reading)
         try:
             for shown in sampler.read(scored):
                 yield number, shown
@@ -291,10 +342,11 @@ def _claim(out: Path, overwrite: bool) -> None:
         raise RunError(f"{out} cannot be written ({error.strerror}).") from None
 
 
-def _head(classifier: Classifier, sources: Sequence[Source], grid: Grid) -> dict[str, Any]:
+def _head(plan: Plan) -> dict[str, Any]:
     """Returns what a scan's scores depend on: with another head, they would be others."""
+    classifier, grid = plan.classifier, plan.grid
     files = []
-    for source in sources:
+    for source in plan.sources:
         status = source.path.stat()
         regions = {name: None if roi is None else str(roi) for name, roi in source.regions.items()}
         files.append([source.file, source.camera, regions, status.st_size, status.st_mtime_ns])
@@ -307,17 +359,9 @@ def _head(classifier: Classifier, sources: Sequence[Source], grid: Grid) -> dict
     }
 
 
-def _scan_of(
-    classifier: Classifier,
-    sources: Sequence[Source],
-    grid: Grid,
-    rule: Rule,
-    rule_source: str,
-    model: str,
-    journal: Journal,
-) -> Scan:
+def _scan_of(plan: Plan, journal: Journal) -> Scan:
     recordings, left_out = [], {}
-    for source, progress in zip(sources, journal.files, strict=True):
+    for source, progress in zip(plan.sources, journal.files, strict=True):
         if progress.ended is None:
             left_out[source.file] = str(progress.left_out)
             continue
@@ -333,15 +377,15 @@ def _scan_of(
                 notes=progress.ended["notes"],
             )
         )
-    spec = classifier.spec
+    spec = plan.classifier.spec
     return Scan(
-        model={"path": model, "arch": spec.arch, "sha256": classifier.sha256},
+        model={"path": plan.model, "arch": spec.arch, "sha256": plan.classifier.sha256},
         classes=spec.classes,
         event=spec.event,
-        window_s=float(grid.length),
-        stride_s=float(grid.stride),
-        rule=rule,
-        rule_source=rule_source,
+        window_s=float(plan.grid.length),
+        stride_s=float(plan.grid.stride),
+        rule=plan.rule,
+        rule_source=plan.rule_source,
         recordings=tuple(recordings),
         left_out=left_out,
     )

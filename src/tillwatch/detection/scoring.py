@@ -229,6 +229,17 @@ def score_incidents(
     )
 
 
+def thin(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the scores that occur, falling, at most 200 of them: the highest whole, the lower the sparser.
+
+    In hours of footage nearly all windows score low, and what matters lies above.
+    """
+    values: NDArray[np.float64] = np.unique(scores)[::-1]
+    if len(values) > _CURVE_POINTS:
+        values = values[np.unique(np.geomspace(1, len(values), _CURVE_POINTS).round().astype(int)) - 1]
+    return values
+
+
 def _curve(
     incidents: Sequence[Alarm],
     events: Sequence[TrueEvent],
@@ -240,11 +251,8 @@ def _curve(
     peaks = [incident.peak for incident in incidents if incident.peak is not None]
     if at_threshold is None and len(peaks) < len(incidents):
         return []
-    values = np.unique(np.asarray(thresholds if len(thresholds) else peaks, np.float64))[::-1]
-    if len(values) > _CURVE_POINTS:
-        values = values[np.unique(np.linspace(0, len(values) - 1, _CURVE_POINTS).round().astype(int))]
     points = []
-    for threshold in values.tolist():
+    for threshold in thin(np.asarray(thresholds if len(thresholds) else peaks, np.float64)).tolist():
         if at_threshold is None:
             there: Sequence[Alarm] = [one for one in incidents if one.peak is not None and one.peak >= threshold]
         else:
@@ -262,6 +270,21 @@ def _curve(
             )
         )
     return points
+
+
+def seconds_far_from(incidents: Sequence[Alarm], events: Sequence[TrueEvent], margin_s: float) -> float:
+    """Returns the time within incidents that is more than a margin away from every event of the file, in seconds."""
+    far = 0.0
+    for file in {incident.file for incident in incidents}:
+        of_file = [incident for incident in incidents if incident.file == file]
+        near = [
+            Alarm(file=file, start_s=event.start_s - margin_s, end_s=event.end_s + margin_s)
+            for event in events
+            if event.file == file
+        ]
+        # Of both together, less of the margins alone: what incidents add to them.
+        far += _seconds_within([*of_file, *near]) - _seconds_within(near)
+    return far
 
 
 def _matches(incident: Alarm, event: TrueEvent, tolerance_s: float) -> bool:
@@ -289,9 +312,9 @@ def _seconds_within(incidents: Sequence[Alarm]) -> float:
     total = 0.0
     until: dict[str, float] = {}
     for incident in sorted(incidents, key=lambda one: (one.file, one.start_s)):
-        begin = max(incident.start_s, until.get(incident.file, 0.0))
+        begin = max(incident.start_s, until.get(incident.file, incident.start_s))
         total += max(0.0, incident.end_s - begin)
-        until[incident.file] = max(until.get(incident.file, 0.0), incident.end_s)
+        until[incident.file] = max(until.get(incident.file, incident.end_s), incident.end_s)
     return total
 
 

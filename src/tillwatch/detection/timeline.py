@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tillwatch.detection.incidents import Incident
-from tillwatch.detection.results import Recording, Scan, scored, timecode
+from tillwatch.detection.results import Recording, Scan, scored, timecode, wall_clock
 from tillwatch.files import write_text
 
 TIMELINE_HTML = "timeline.html"
@@ -34,6 +34,7 @@ class _Section:
     started: str
     notes: Sequence[str]
     strips: Sequence[_Strip]
+    times: Sequence[str]
 
 
 def write_timeline(folder: Path, scan: Scan, found: Sequence[tuple[Recording, Incident]]) -> Path:
@@ -61,6 +62,7 @@ def write_timeline(folder: Path, scan: Scan, found: Sequence[tuple[Recording, In
         found=found,
         sections=[_section(scan, recording, by_file[recording.file]) for recording in scan.recordings],
         timecode=timecode,
+        wall_clock=lambda recording, seconds: (wall_clock(recording, seconds) or "").replace("T", " ")[:19],
     )
     path = folder / TIMELINE_HTML
     write_text(path, page)
@@ -84,6 +86,7 @@ def _section(scan: Scan, recording: Recording, incidents: Sequence[Incident]) ->
         started="" if recording.started is None else recording.started.isoformat(" "),
         notes=recording.notes,
         strips=strips,
+        times=[timecode(recording.seconds * quarter / 4)[:8] for quarter in range(5)],
     )
 
 

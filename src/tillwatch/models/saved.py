@@ -194,6 +194,15 @@ def save_model(
     return sha256
 
 
+def write_operating_point(folder: Path, point: OperatingPoint) -> None:
+    """Gives a model folder another operating point; all else in model.json stays.
+
+    Raises:
+        ModelError: if the folder holds no model.json that can be read.
+    """
+    write_json(folder / "model.json", {**_read_record(folder), "operating_point": asdict(point)})
+
+
 def sha256_of(path: Path) -> str:
     """Returns a file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
