@@ -553,6 +553,51 @@ def calibrate(
 
 
 @app.command
+def evidence(
+    scan: Path,
+    *,
+    out: Path,
+    around: float = 5.0,
+) -> None:
+    """Collect a clip of each incident of a scan, cut from the original without encoding it anew, and hashes of it all.
+
+    Args:
+        scan: folder that tillwatch scan wrote.
+        out: where clips and manifest.json go; made if missing, must be empty.
+        around: seconds before and after each incident that its clip shows too.
+    """
+    from tillwatch.detection.evidence import collect
+    from tillwatch.training.runlog import RunLog
+
+    with RunLog().progress("cutting clips") as on_incident:
+        collected = collect(scan, out, around_s=around, on_incident=on_incident)
+    for incident, reason in collected.left_out:
+        _warn(f"no clip of {incident}: {reason}")
+    print(f"{collected.clips} clips, the scan's tables and manifest.json are in {out}")
+    if collected.left_out:
+        sys.exit(3)
+
+
+@app.command
+def verify(folder: Path) -> None:
+    """Check that nothing in a folder of evidence has changed since it was collected, nor the originals that are there.
+
+    Exit code 0: all is as it was; 2: something is not, each named.
+
+    Args:
+        folder: that tillwatch evidence wrote.
+    """
+    from tillwatch.detection.evidence import verify as find_changes
+
+    changes = find_changes(folder)
+    for change in changes:
+        print(change)
+    if changes:
+        raise RunError(f"{folder} is not what was collected: {len(changes)} of its files differ.")
+    print(f"{folder} is as it was collected")
+
+
+@app.command
 def score(
     incidents: Path,
     truth: Path,

@@ -19,8 +19,9 @@ from torch import nn
 from tillwatch.config import RECIPES, TrainConfig
 from tillwatch.errors import ConfigError, DataError, RunError
 from tillwatch.evaluation.evaluate import TRAINED_ON_NOTE
+from tillwatch.files import sha256_of
 from tillwatch.models.backbones import build_model
-from tillwatch.models.saved import load_model, sha256_of
+from tillwatch.models.saved import load_model
 from tillwatch.training import feed, loop
 from tillwatch.training.loop import train
 from tillwatch.training.prepare import Job

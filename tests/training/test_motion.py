@@ -18,8 +18,9 @@ from tillwatch.config import TrainConfig, read_yaml
 from tillwatch.data.frames import list_frames
 from tillwatch.data.synthetic import write_video
 from tillwatch.errors import ConfigError
+from tillwatch.files import sha256_of
 from tillwatch.models.motion import MotionNetwork, motion_features
-from tillwatch.models.saved import load_model, sha256_of
+from tillwatch.models.saved import load_model
 from tillwatch.training import describe
 from tillwatch.training.cross_validation import Folds, cross_validate
 from tillwatch.training.loop import train

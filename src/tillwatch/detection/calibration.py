@@ -94,7 +94,8 @@ def choose_point(scan: Scan, events: Sequence[TrueEvent], goal: Goal) -> Choice:
         source=(
             f"{goal}, chosen on incidents in {scan.hours:.3g} h of {len(scan.recordings)} files: {found} of "
             f"{len(events)} events found, {false} false alarms (windows of {scan.window_s:g} s every "
-            f"{scan.stride_s:g} s, release {rule.release:g}, smoothing {rule.smoothing}, merge gap {rule.merge_gap:g} s)"
+            f"{scan.stride_s:g} s, release {rule.release:g}, smoothing {rule.smoothing}, "
+            f"merge gap {rule.merge_gap:g} s)"
         ),
     )
 

@@ -69,6 +69,7 @@ class Recording:
 
     Attributes:
         file: its name in all tables.
+        path: where it lay.
         camera: that it comes from.
         seconds: from its first frame to the end of its last.
         started: when it was recorded, by its name; None if that does not tell.
@@ -86,6 +87,7 @@ class Recording:
     scores: Sequence[WindowScore]
     gaps: int = 0
     notes: Sequence[str] = ()
+    path: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -402,6 +404,7 @@ def _record(scan: Scan) -> dict[str, Any]:
         "files": [
             {
                 "file": recording.file,
+                "path": recording.path,
                 "camera": recording.camera,
                 "seconds": recording.seconds,
                 "started": None if recording.started is None else recording.started.isoformat(),
@@ -422,6 +425,7 @@ def _recording(entry: Mapping[str, Any], scores: Mapping[str, Sequence[WindowSco
         raise ValueError(f"{SCORES_CSV} has {len(of_file)} windows of {entry['file']}, not {entry['windows']}")
     return Recording(
         file=entry["file"],
+        path=entry["path"],
         camera=entry["camera"],
         seconds=float(entry["seconds"]),
         started=None if entry["started"] is None else datetime.fromisoformat(entry["started"]),

@@ -368,6 +368,7 @@ def _scan_of(plan: Plan, journal: Journal) -> Scan:
         recordings.append(
             Recording(
                 file=source.file,
+                path=str(source.path),
                 camera=source.camera,
                 seconds=progress.ended["seconds"],
                 started=_started(source),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from tillwatch.data.frames import resize_frame
 from tillwatch.data.store import ClipStore
 from tillwatch.data.transforms import ClipTransform
 from tillwatch.errors import ClipError, ConfigError, ModelError, one_line
-from tillwatch.files import write_json
+from tillwatch.files import sha256_of, write_json
 from tillwatch.models.architectures import check_input_size, model_file, packages, read_network, write_network
 from tillwatch.models.backbones import backbone
 from tillwatch.models.precision import lay_out
@@ -201,12 +200,6 @@ def write_operating_point(folder: Path, point: OperatingPoint) -> None:
         ModelError: if the folder holds no model.json that can be read.
     """
     write_json(folder / "model.json", {**_read_record(folder), "operating_point": asdict(point)})
-
-
-def sha256_of(path: Path) -> str:
-    """Returns a file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,240 @@
+"""Evidence of incidents: clips out of the original, not encoded again, and hashes that tell any change."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from tillwatch.data.playback import timing_of_packets
+from tillwatch.data.video import video_stream
+from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, read_scan, timecode
+from tillwatch.detection.timeline import TIMELINE_HTML
+from tillwatch.detection.windows import seconds_exactly, timeline
+from tillwatch.errors import ClipError, ConfigError, DataError, RunError, one_line
+from tillwatch.files import sha256_of, write_json, write_text
+
+MANIFEST, SEAL = "manifest.json", "manifest.json.sha256"
+
+_FURTHER_BACK_S = 20
+
+_COPIED = (INCIDENTS_CSV, SCORES_CSV, SCAN_JSON, TIMELINE_HTML)
+_IN_MP4 = {"h264", "hevc", "mpeg4"}  # what else there is goes into Matroska, which takes all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was collected: how many clips, and incidents without one, each with the reason."""
+
+    clips: int
+    left_out: tuple[tuple[str, str], ...]
+
+
+def collect(
+    folder: Path,
+    out: Path,
+    *,
+    around_s: float = 5.0,
+    on_incident: Callable[[int, int], None] = lambda done, total: None,
+) -> Evidence:
+    """Cuts a clip of each incident of a scan, copies what the scan wrote, and lists it all with its SHA-256.
+
+    Clips are made of the original's own packets, from the last key frame before, without sound.
+
+    Args:
+        folder: of the scan.
+        out: made if missing; must be empty.
+        around_s: seconds before and after each incident that the clip shows too.
+        on_incident: called with (incidents done, incidents in all).
+
+    Raises:
+        DataError: if the folder holds no finished scan.
+        RunError: if ``out`` is not empty or cannot be written.
+    """
+    if not 0 <= around_s < math.inf:
+        raise ConfigError(f"--around is {around_s}; it must be a number of seconds, at least 0.")
+    scan = read_scan(folder)
+    if scan is None:
+        raise DataError(f"{folder} holds no finished scan; give what tillwatch scan wrote.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} is not empty; give another --out.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        incidents = scan.incidents()
+        entries, left_out = [], []
+        for number, (recording, incident) in enumerate(incidents, start=1):
+            entry: dict[str, Any] = {
+                "file": recording.file,
+                "camera": recording.camera,
+                "start_s": round(incident.start_s, 3),
+                "end_s": round(incident.end_s, 3),
+                "peak": round(incident.peak, 6),
+            }
+            stem = recording.file.rsplit(".", 1)[0].strip("/").replace("/", "_")
+            name = f"{number:04d}_{stem}_{timecode(incident.start_s)[:8].replace(':', '-')}"
+            try:
+                begin, end = max(0.0, incident.start_s - around_s), incident.end_s + around_s
+                entry |= remux(Path(recording.path), begin, end, out / name)
+            except ClipError as error:
+                entry["left_out"] = one_line(error).removeprefix(f"{recording.path}: ")
+                left_out.append((f"{recording.file} at {timecode(incident.start_s)}", str(entry["left_out"])))
+            entries.append(entry)
+            on_incident(number, len(incidents))
+        for copied in _COPIED:
+            shutil.copyfile(folder / copied, out / copied)
+        _write_manifest(out, scan, entries)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}).") from None
+    return Evidence(clips=len(entries) - len(left_out), left_out=tuple(left_out))
+
+
+def remux(source: Path, start_s: float, end_s: float, stem: Path) -> dict[str, Any]:
+    """Writes part of a recording as a file of its own, from the original's packets.
+
+    Args:
+        source: the recording.
+        start_s, end_s: what it must show, in seconds since the first frame.
+        stem: path of the new file without its ending.
+
+    Returns:
+        The clip's name, and what it shows: ``clip``, ``clip_start_s`` and ``clip_frames``.
+
+    Raises:
+        ClipError: if the file cannot be read, or only by encoding it anew.
+    """
+    first, begin, end, time_base = _in_ticks(source, start_s, end_s)
+    with av.open(str(source)) as container:  # it was read a moment ago
+        stream = video_stream(container, source)
+        suffix = ".mp4" if stream.codec_context.name in _IN_MP4 else ".mkv"
+        packets: list[Any] = []
+        # Some containers seek to a place near by, and a key frame may lie long before: try further and further back.
+        for place in (begin, max(first, begin - math.ceil(_FURTHER_BACK_S / time_base)), first):
+            packets = packets or _packets_between(container, stream, place, begin, end)
+        if not packets:
+            raise ClipError(f"{source}: no key frame is found before the incident.")
+        shown = sorted(packet.pts for packet in packets)
+        # Decoding times anew, for some containers have none: in order, and none after the time of showing.
+        delay = max(shown_at - packet.pts for shown_at, packet in zip(shown, packets, strict=True))
+        path = stem.with_name(f"{stem.name}{suffix}")
+        try:
+            with av.open(str(path), "w") as written:
+                copy = written.add_stream_from_template(stream)
+                for place, packet in enumerate(packets):
+                    packet.pts -= shown[0]
+                    packet.dts = shown[place] - shown[0] - delay
+                    packet.stream = copy
+                    written.mux(packet)
+        except av.error.FFmpegError as error:
+            path.unlink(missing_ok=True)
+            raise ClipError(f"{source}: cannot be cut without encoding it anew ({one_line(error)}).") from None
+    return {
+        "clip": path.name,
+        "clip_start_s": round(float((shown[0] - first) * time_base), 3),
+        "clip_frames": len(packets),
+    }
+
+
+def verify(folder: Path) -> list[str]:
+    """Returns what has changed in a folder of evidence since it was collected, in sentences; none if nothing has.
+
+    Raises:
+        DataError: if the folder holds no manifest, or one that cannot be read.
+    """
+    path, seal = folder / MANIFEST, folder / SEAL
+    if not path.is_file():
+        raise DataError(f"{folder} holds no {MANIFEST}; give a folder that tillwatch evidence wrote.")
+    found = []
+    if not seal.is_file() or seal.read_text(encoding="utf-8", errors="replace") != _seal(path):
+        found.append(f"{MANIFEST} is not the one that {SEAL} is of")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files, sources = dict(manifest["files"]), list(manifest["sources"])
+        for name, sha256 in files.items():
+            found += _differing(folder / name, sha256, name)
+        for source in sources:
+            if Path(source["path"]).is_file():
+                found += _differing(Path(source["path"]), source["sha256"], f"the original {source['path']}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({one_line(error)}).") from None
+    there = {entry.relative_to(folder).as_posix() for entry in folder.rglob("*") if entry.is_file()}
+    return [*found, *(f"{name} was added" for name in sorted(there - {*files, MANIFEST, SEAL}))]
+
+
+def _in_ticks(source: Path, start_s: float, end_s: float) -> tuple[int, int, int, Fraction]:
+    """Returns the first timestamp, seconds since the first frame as timestamps, and what one of them is in seconds."""
+    timing = timing_of_packets(source)
+    known = [stamp for stamp in timing.timestamps if stamp is not None]
+    if not known or len(known) < len(timing.timestamps):
+        raise ClipError(f"{source}: it tells no times, so a clip would have to be encoded anew.")
+    ticks = timeline(known, timing.time_base, timing.interval)
+    if not np.array_equal(ticks, np.array(known) - known[0]):
+        raise ClipError(f"{source}: its clock jumps, so a clip would have to be encoded anew.")
+    start, end = (seconds_exactly(seconds) / timing.time_base for seconds in (start_s, end_s))
+    return known[0], known[0] + math.ceil(start), known[0] + math.ceil(end), timing.time_base
+
+
+def _packets_between(container: Any, stream: Any, place: int, begin: int, end: int) -> list[Any]:
+    """Returns packets as they are decoded: from the last key frame shown by ``begin`` to the last before ``end``.
+
+    Reading starts at ``place``; there are none if no such key frame follows it.
+    """
+    container.seek(place, stream=stream)
+    packets: list[Any] = []
+    for packet in container.demux(stream):
+        if not packet.size or packet.pts is None:
+            continue
+        if packet.is_keyframe and packet.pts <= begin:
+            packets = []  # a later key frame will do
+        if packet.is_keyframe and packet.pts >= end:
+            break
+        if packets or (packet.is_keyframe and packet.pts <= begin):
+            packets.append(packet)
+    # What is shown before the key frame leans on frames that are left out; what is shown after the end, others lean on.
+    if not packets:
+        return []
+    kept = [packet for packet in packets if packet.pts >= packets[0].pts]
+    last = max((place for place, packet in enumerate(kept) if packet.pts < end), default=-1)
+    return kept[: last + 1]
+
+
+def _write_manifest(out: Path, scan: Scan, entries: list[dict[str, Any]]) -> None:
+    used = {entry["file"] for entry in entries}
+    sources = [_source(recording) for recording in scan.recordings if recording.file in used]
+    files = {entry.name: sha256_of(entry) for entry in sorted(out.iterdir())}
+    write_json(
+        out / MANIFEST,
+        {
+            "format": 1,
+            "tillwatch": version("tillwatch"),
+            "model": dict(scan.model),
+            "sources": sources,
+            "incidents": entries,
+            "files": files,
+        },
+    )
+    write_text(out / SEAL, _seal(out / MANIFEST))
+
+
+def _source(recording: Recording) -> dict[str, Any]:
+    path = Path(recording.path)
+    return {"file": recording.file, "path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _seal(manifest: Path) -> str:
+    """Returns the manifest's hash as the command sha256sum writes and checks it."""
+    return f"{sha256_of(manifest)}  {MANIFEST}\n"
+
+
+def _differing(path: Path, sha256: str, name: str) -> list[str]:
+    if not path.is_file():
+        return [f"{name} is gone"]
+    return [] if sha256_of(path) == sha256 else [f"{name} has changed"]

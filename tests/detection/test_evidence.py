@@ -1,0 +1,185 @@
+"""Evidence: the original's own pictures, and every change noticed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from tillwatch.cli import main
+from tillwatch.data.video import decode_video
+from tillwatch.detection.evidence import remux
+from tillwatch.detection.incidents import Rule
+from tillwatch.detection.results import Recording, Scan, WindowScore, write_scan
+from tillwatch.detection.timeline import write_timeline
+from tillwatch.errors import ClipError
+
+MakeFootage = Callable[..., Path]
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as exited:
+        main([str(argument) for argument in arguments])
+    return int(str(exited.value.code))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx264", {}),
+        ("a.mkv", "libx264", {}),  # packets without a time of decoding
+        ("a.ts", "libx264", {}),
+        ("a.avi", "mpeg4", {}),
+        ("a.avi", "mjpeg", {}),
+    ],
+)
+def test_a_clip_shows_the_originals_own_pictures(
+    name: str, codec: str, options: dict[str, str], tmp_path: Path, make_footage: MakeFootage
+) -> None:
+    source = make_footage(tmp_path / name, list(range(75)), codec=codec, **options)
+    frames = [frame.to_ndarray(format="rgb24") for frame in decode_video(source)]
+    told = remux(source, 1.5, 2.5, tmp_path / "clip")
+    clip = tmp_path / told["clip"]
+    assert clip.suffix == (".mkv" if codec == "mjpeg" else ".mp4")
+    with av.open(str(clip)) as container:
+        decoded = list(container.decode(video=0))
+    shown = [frame.to_ndarray(format="rgb24") for frame in decoded]
+    first = round(told["clip_start_s"] * 25)
+    assert 24 <= first <= 38  # the key frame before: one in twelve
+    assert len(shown) == told["clip_frames"]
+    assert first + len(shown) >= 60
+    for picture, original in zip(shown, frames[first:], strict=False):
+        np.testing.assert_array_equal(picture, original)
+    times = [float(frame.time or 0) for frame in decoded]
+    assert np.diff(times) == pytest.approx([0.04] * (len(shown) - 1), abs=2e-3)
+
+
+def test_a_clip_at_the_beginning_and_at_the_end(tmp_path: Path, make_footage: MakeFootage) -> None:
+    source = make_footage(tmp_path / "a.mp4", list(range(60)))
+    assert remux(source, 0, 0.5, tmp_path / "begin")["clip_start_s"] == 0
+    end = remux(source, 2.2, 9.9, tmp_path / "end")
+    assert end["clip_start_s"] + end["clip_frames"] / 25 == pytest.approx(2.4)
+
+
+def test_a_stream_without_times_is_named(tmp_path: Path, make_footage: MakeFootage) -> None:
+    source = make_footage(tmp_path / "a.h264", list(range(60)))
+    with pytest.raises(ClipError, match="tells no times, so a clip would have to be encoded anew"):
+        remux(source, 0, 1, tmp_path / "clip")
+
+
+@pytest.fixture
+def scan_folder(tmp_path: Path, make_footage: MakeFootage) -> Path:
+    """A scan of two files with an incident in each; the second tells no times."""
+    recordings = []
+    for name in ("a.mp4", "b.h264"):
+        path = make_footage(tmp_path / name, list(range(80)))
+        score = WindowScore(region="whole", number=4, start_s=2.0, end_s=3.0, frames=25, probabilities=(0.9, 0.1))
+        recordings.append(
+            Recording(
+                file=name,
+                path=str(path),
+                camera="c",
+                seconds=4.0,
+                started=None,
+                regions={"whole": None},
+                scores=[score],
+            )
+        )
+    scan = Scan(
+        model={"path": "run", "arch": "tinynet", "sha256": "abc"},
+        classes=("theft", "normal"),
+        event=("theft",),
+        window_s=1.0,
+        stride_s=0.5,
+        rule=Rule(threshold=0.5),
+        rule_source="",
+        recordings=tuple(recordings),
+        left_out={},
+    )
+    (tmp_path / "scan").mkdir()
+    write_timeline(tmp_path / "scan", scan, write_scan(tmp_path / "scan", scan))
+    return tmp_path / "scan"
+
+
+def test_a_clip_of_each_incident_and_a_manifest(
+    scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evidence"
+    assert run("evidence", scan_folder, "--out", out, "--around", "0.5") == 3
+    assert "no clip of b.h264 at 00:00:02.000: it tells no times" in capsys.readouterr().err
+    assert {entry.name for entry in out.iterdir()} == {
+        "0001_a_00-00-02.mp4",
+        "incidents.csv",
+        "scores.csv",
+        "scan.json",
+        "timeline.html",
+        "manifest.json",
+        "manifest.json.sha256",
+    }
+    manifest = json.loads((out / "manifest.json").read_text())
+    first, second = manifest["incidents"]
+    assert first["clip_start_s"] <= 1.5
+    assert first["clip_start_s"] + first["clip_frames"] / 25 >= 3.19  # to the end of the file
+    assert "left_out" in second
+    assert [source["file"] for source in manifest["sources"]] == ["a.mp4", "b.h264"]
+    assert run("verify", out) == 0
+    assert "is as it was collected" in capsys.readouterr().out
+    assert run("evidence", scan_folder, "--out", out) == 2  # nothing is written over
+
+
+def test_one_changed_byte_is_noticed(scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "evidence"
+    run("evidence", scan_folder, "--out", out)
+    files = sorted(out.iterdir())
+    assert len(files) == 7
+    for path in files:
+        honest = path.read_bytes()
+        data = bytearray(honest)
+        place = data.index(b"tinynet") if path.name == "manifest.json" else len(data) // 2
+        data[place] ^= 1
+        path.write_bytes(data)
+        capsys.readouterr()
+        assert run("verify", out) == 2
+        captured = capsys.readouterr()
+        assert path.name.removesuffix(".sha256") in captured.out
+        assert captured.err.count("\n") == 1
+        path.write_bytes(honest)
+    assert run("verify", out) == 0
+
+
+def test_what_is_gone_or_added_or_an_original_that_changed_is_noticed(
+    scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evidence"
+    run("evidence", scan_folder, "--out", out)
+    (out / "scores.csv").unlink()
+    (out / "more.txt").touch()
+    (tmp_path / "b.h264").write_bytes(b"another")
+    (tmp_path / "a.mp4").unlink()  # an original may be kept elsewhere
+    capsys.readouterr()
+    assert run("verify", out) == 2
+    text = capsys.readouterr().out
+    assert "scores.csv is gone" in text
+    assert "more.txt was added" in text
+    assert f"the original {tmp_path / 'b.h264'} has changed" in text
+    assert "a.mp4" not in text
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("evidence", "nowhere", "--out", "out"), "holds no finished scan"),
+        (("evidence", "nowhere", "--out", "out", "--around", "-1"), "--around is -1"),
+        (("verify", "nowhere"), "holds no manifest.json"),
+    ],
+)
+def test_bad_input_is_a_line(command: tuple[Any, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*command) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
