@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -58,6 +59,21 @@ def make_footage() -> MakeFootage:
         return path
 
     return make
+
+
+def turn_clockwise(path: Path) -> Path:
+    """Makes an .mp4 file say that it must be turned by 90 degrees, in its box tkhd, as a phone held upright does."""
+    data = path.read_bytes()
+    at = data.index(b"tkhd") + 4 + 40
+    matrix = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data[:at] + matrix + data[at + 36 :])
+    return path
+
+
+@pytest.fixture
+def make_turned_footage(make_footage: MakeFootage) -> MakeFootage:
+    """Returns a function as `make_footage`, of recordings that must be turned clockwise to be upright."""
+    return lambda path, *options: turn_clockwise(make_footage(path, *options))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tillwatch.cli import main
-from tillwatch.data.video import decode_video
+from tillwatch.data.video import decode_video, read_video
 from tillwatch.detection.evidence import remux
 from tillwatch.detection.incidents import Rule
 from tillwatch.detection.results import Recording, Scan, WindowScore, write_scan
@@ -57,6 +57,13 @@ def test_a_clip_shows_the_originals_own_pictures(
         np.testing.assert_array_equal(picture, original)
     times = [float(frame.time or 0) for frame in decoded]
     assert np.diff(times) == pytest.approx([0.04] * (len(shown) - 1), abs=2e-3)
+
+
+def test_a_turned_recording_gives_turned_clips(tmp_path: Path, make_turned_footage: MakeFootage) -> None:
+    source = make_turned_footage(tmp_path / "a.mp4", list(range(60)))
+    told = remux(source, 0, 1, tmp_path / "clip")
+    clip = read_video(tmp_path / told["clip"], told["clip_frames"])
+    np.testing.assert_array_equal(clip, read_video(source, 60)[: told["clip_frames"]])
 
 
 def test_a_clip_at_the_beginning_and_at_the_end(tmp_path: Path, make_footage: MakeFootage) -> None:
