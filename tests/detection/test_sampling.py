@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -141,6 +142,7 @@ def test_reading_goes_on_where_it_was(done: int, tmp_path: Path, make_footage: M
         ("a.ts", "libx264", {}),
         ("a.mpg", "mpeg2video", {}),
         ("a.h264", "libx264", {}),  # no timestamps at all
+        ("a.mp4", "libx264", {"x264-params": "interlaced=1"}),
     ],
 )
 def test_containers_and_codecs(
@@ -221,6 +223,45 @@ def test_the_windows_do_not_depend_on_which_timestamps_were_believed_first(
     assert numbers(shown) == numbers(expected)
     for one, other in zip(shown, expected, strict=True):
         np.testing.assert_array_equal(one.frames, other.frames)
+
+
+def write_dav(recording: Path, path: Path) -> Path:
+    """Writes the packets of an H.264 recording as Dahua's recorders do, each between ``DHAV`` and ``dhav``.
+
+    FFmpeg reads the format and cannot write it. A frame: the mark, type (0xfd for a key frame), three bytes, its
+    number, its length with all marks, date and time in bits, milliseconds, length of what follows (size and codec), a byte.
+    """
+    began = (26 << 26) | (3 << 22) | (1 << 17) | (8 << 12) | (15 << 6)
+    told = bytes([0x80, 0, 64 // 8, 48 // 8, 0x81, 0, 2, 25])
+    with av.open(str(recording)) as container, path.open("wb") as file:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        for number, packet in enumerate(packets):
+            ms = 40 * number
+            length = 24 + len(told) + packet.size + 8
+            kind = 0xFD if packet.is_keyframe else 0xFC
+            numbers = struct.pack("<IIIHBB", number, length, began + ms // 1000, ms, len(told), 0)
+            file.write(b"DHAV" + bytes([kind, 0, 0, 0]) + numbers + told + bytes(packet))
+            file.write(b"dhav" + struct.pack("<I", length))
+    return path
+
+
+def test_a_dahua_recorders_file(tmp_path: Path, make_footage: MakeFootage) -> None:
+    source = make_footage(tmp_path / "a.ts", list(range(75)), bf="0")
+    path = write_dav(source, tmp_path / "a.dav")
+    reader, of_source = sampler(path), list(sampler(source).read())
+    shown = list(reader.read())
+    assert (reader.seconds, reader.gaps, reader.notes) == (3.0, 0, [])
+    assert numbers(shown) == numbers(of_source)
+    for one, other in zip(shown, of_source, strict=True):
+        np.testing.assert_array_equal(one.frames, other.frames)
+
+
+def test_a_broken_index_is_done_without(tmp_path: Path, make_footage: MakeFootage) -> None:
+    path = make_footage(tmp_path / "a.avi", list(range(75)), codec="mpeg4")
+    whole = list(sampler(path).read())
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rindex(b"idx1")])  # the index stands at the end
+    assert numbers(list(sampler(path).read())) == numbers(whole)
 
 
 def write_sound(path: Path) -> Path:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,17 @@ class Scan:
         return [
             (recording, incident)
             for recording in self.recordings
-            for incident in _incidents_of(recording, self.classes, self.event, rule or self.rule)
+            for incident in _incidents_of(recording, self._scored[recording.file], rule or self.rule)
         ]
+
+    @cached_property
+    def _scored(self) -> dict[str, dict[str, list[Scored]]]:
+        """The windows of each file and region, put together once however many rules are tried."""
+        by_file = {one.file: {name: list[Scored]() for name in one.regions} for one in self.recordings}
+        for recording in self.recordings:
+            for score in recording.scores:
+                by_file[recording.file][score.region].append(scored(score, self.classes, self.event))
+        return by_file
 
 
 def write_scan(folder: Path, scan: Scan) -> list[tuple[Recording, Incident]]:
@@ -335,10 +345,7 @@ def scored(score: WindowScore, classes: Sequence[str], event: Sequence[str]) -> 
     )
 
 
-def _incidents_of(recording: Recording, classes: tuple[str, ...], event: tuple[str, ...], rule: Rule) -> list[Incident]:
-    by_region: dict[str, list[Scored]] = {name: [] for name in recording.regions}
-    for score in recording.scores:
-        by_region[score.region].append(scored(score, classes, event))
+def _incidents_of(recording: Recording, by_region: Mapping[str, Sequence[Scored]], rule: Rule) -> list[Incident]:
     whole = Roi(x=0, y=0, width=1, height=1)
     boxes = {name: roi or whole for name, roi in recording.regions.items()}
     found = incidents_of_regions(by_region, boxes, rule)
