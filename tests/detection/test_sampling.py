@@ -229,7 +229,7 @@ def write_dav(recording: Path, path: Path) -> Path:
     """Writes the packets of an H.264 recording as Dahua's recorders do, each between ``DHAV`` and ``dhav``.
 
     FFmpeg reads the format and cannot write it. A frame: the mark, type (0xfd for a key frame), three bytes, its
-    number, its length with all marks, date and time in bits, milliseconds, length of size and codec that follow, a byte.
+    number, its length with all marks, date and time in bits, milliseconds, length of what follows on size and codec.
     """
     began = (26 << 26) | (3 << 22) | (1 << 17) | (8 << 12) | (15 << 6)
     told = bytes([0x80, 0, 64 // 8, 48 // 8, 0x81, 0, 2, 25])

@@ -84,7 +84,18 @@ def test_a_scan_finds_the_event_and_writes_what_it_found(footage: Path, tmp_path
     assert "1 incidents in 0.00 h of 2 files" in out
 
 
-@pytest.mark.parametrize("name", ["23.976", "variable"])
+# Frames' ticks, seconds a tick, nominal rate.
+RECORDINGS: dict[str, tuple[list[int], Fraction, Fraction]] = {
+    "10": (list(range(30)), Fraction(1, 10), Fraction(10)),
+    "23.976": ([1001 * n for n in range(72)], Fraction(1, 24_000), Fraction(24_000, 1001)),
+    "25": (list(range(75)), Fraction(1, 25), Fraction(25)),
+    "29.97": ([1001 * n for n in range(90)], Fraction(1, 30_000), Fraction(30_000, 1001)),
+    "30": (list(range(90)), Fraction(1, 30), Fraction(30)),
+    "variable": (np.cumsum(np.random.default_rng(5).integers(10, 90, 70)).tolist(), Fraction(1, 1000), Fraction(20)),
+}
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
 def test_predict_gives_a_window_the_score_that_scan_wrote(
     name: str,
     tiny_run: tuple[Path, Path],
@@ -93,10 +104,9 @@ def test_predict_gives_a_window_the_score_that_scan_wrote(
     make_footage: MakeFootage,
     cut_losslessly: CutLosslessly,
 ) -> None:
-    steady = [1001 * n for n in range(72)], Fraction(1, 24_000), Fraction(24_000, 1001)
-    uneven = np.cumsum(np.random.default_rng(5).integers(10, 90, 70)).tolist(), Fraction(1, 1000), Fraction(20)
-    ticks, time_base, rate = steady if name == "23.976" else uneven
-    path = make_footage(tmp_path / "a.mp4", ticks, time_base, rate, bright=range(30, 50))
+    ticks, time_base, rate = RECORDINGS[name]
+    bright = range(len(ticks) * 2 // 5, len(ticks) * 2 // 3)
+    path = make_footage(tmp_path / "a.mp4", ticks, time_base, rate, bright=bright)
     assert scan(path, "--out", tmp_path / "scan", *GRID)[0] == 0
     classifier = load_model(tiny_run[1], device="cpu")
     scores = rows(tmp_path / "scan" / "scores.csv")
