@@ -232,6 +232,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+#: What `--resume` lets differ: it changes how fast a run learns, and not what.
+RESUME_MAY_CHANGE = ("cache", "cache_folder", "checkpoint_minutes", "device", "workers")
+
+
 def default_workers() -> int:
     """Returns how many processes read clips unless told: one per core but one, at most 4."""
     return max(0, min(4, (os.cpu_count() or 1) - 1))

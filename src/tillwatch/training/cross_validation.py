@@ -53,7 +53,7 @@ LEAKS = (
 )
 
 # What does not change the figures may differ when a cross-validation goes on.
-_FREE = ("out", "overwrite", "workers", "cache", "cache_folder", "final")
+_FREE = ("out", "overwrite", "workers", "cache", "cache_folder", "checkpoint_minutes", "final")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,7 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
         divide = folds.grouping == "random"
         train(data, run, settings, log, divide_groups=divide, prepared=job, pictures=False)
         write_text(_mark(out, number), "")
+    assert job.audit is not None, "it was prepared, not taken up again"
     write_json(out / AUDIT_JSON, job.audit.to_json())
     result = _collect(out, config, folds, job)
     publish_or_say_why(out, log.note, clips=job.catalog.clips)
@@ -319,7 +320,7 @@ def _record(found: OutOfFold, points: Sequence[FoldPoint], folds: Folds, job: Jo
         "split": "out of fold",
         "notes": list(found.notes),
         "grouping": folds.grouping,
-        **({} if folds.grouping == "random" else {"claim": asdict(job.audit.claim)}),
+        **({} if folds.grouping == "random" or job.audit is None else {"claim": asdict(job.audit.claim)}),
         "clips": len({row["path"] for row in found.rows}),
         "groups": len({row["group"] for row in found.rows}),
         "event": list(job.spec.event),
