@@ -41,7 +41,7 @@ from tillwatch.training.motion import fit_motion
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved, with_hours
 from tillwatch.training.probe import head_on_features
 from tillwatch.training.recorded import read_recorded
-from tillwatch.training.resume import refuse_changes
+from tillwatch.training.resume import read_begun, refuse_changes
 from tillwatch.training.run_folder import check_run_folder, go_on, hold_run_folder, is_finished, write_clips
 from tillwatch.training.runlog import EpochMetrics, RunLog
 from tillwatch.training.state import Checkpoints, MadeOf, Progress, TrainingState
@@ -101,8 +101,8 @@ def train(
 
 def resume(
     run: Path,
-    config: TrainConfig,
-    data: Path,
+    config: TrainConfig | None = None,
+    data: Path | None = None,
     log: RunLog | None = None,
     *,
     divide_groups: bool = False,
@@ -114,8 +114,8 @@ def resume(
 
     Args:
         run: the run folder.
-        config: that of its config.yaml, but for what may change (``RESUME_MAY_CHANGE``).
-        data: its data folder, perhaps moved.
+        config: that of its config.yaml, but for what may change (``RESUME_MAY_CHANGE``); None for just that.
+        data: its data folder, if that has moved.
         log, divide_groups, prepared, calibrated, pictures: as :func:`train` takes them.
 
     Returns:
@@ -130,7 +130,9 @@ def resume(
     if is_finished(run):
         return None
     with hold_run_folder(run, begin=False), Interrupts(go_on(run)) as interrupts:
-        refuse_changes(run, config if prepared is None else resolved(config, prepared))
+        begun = read_begun(run)
+        config, data = config or begun.config, data or begun.data
+        refuse_changes(run, begun.config, config if prepared is None else resolved(config, prepared))
         checkpoints = Checkpoints(run, config.checkpoint_minutes, log.note, interrupts)
         last = checkpoints.read_last()
         recorded = read_recorded(run, () if last is None else last["made_of"]["clips"])

@@ -172,7 +172,7 @@ def _versions(device: torch.device) -> dict[str, str]:
     """Returns what the last bits of a result depend on beside data and settings."""
     return {
         "tillwatch": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "threads": str(torch.get_num_threads()),
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
     }
