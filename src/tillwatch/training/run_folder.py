@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import shutil
@@ -10,12 +9,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tillwatch.config import read_yaml
 from tillwatch.data.catalog import CLIPS_CSV, Skip
 from tillwatch.errors import RunError, TillwatchError, one_line, reason_of
-from tillwatch.files import read_csv, remove_parts, write_csv
+from tillwatch.files import read_csv, remove_parts, write_csv, write_text
 from tillwatch.training.prepare import Job
 from tillwatch.training.state import CHECKPOINTS, find_checkpoints
 
@@ -24,6 +23,7 @@ if sys.platform != "win32":
 
 #: Lies in a run folder until the run is finished; locked by the process that trains it.
 UNFINISHED = "unfinished"
+_held: set[int] = set()  # descriptors of those that this process holds
 
 RUN_FILES = (
     "audit.json",
@@ -89,13 +89,17 @@ def hold_run_folder(out: Path, *, begin: bool) -> Iterator[None]:
     Raises:
         RunError: if it cannot be written, another process holds it, or there is nothing to go on with.
     """
-    with _opened(out, begin):
+    with _locked(out, begin):
         try:
+            if begin:
+                _remove_run(out)
+            for folder in (out, out / CHECKPOINTS):
+                remove_parts(folder)
             yield
+            (out / UNFINISHED).unlink()
         except OSError as error:
             refusal = f"the file system refused: {one_line(error)}"
             raise RunError(f"{refusal}. Make room or mend it, then {go_on(out)}") from None
-        (out / UNFINISHED).unlink()
     for checkpoint in find_checkpoints(out / CHECKPOINTS):
         with suppress(OSError):
             checkpoint.unlink()
@@ -121,45 +125,53 @@ def go_on(out: Path) -> str:
     return f"go on with: tillwatch train --resume {shlex.quote(str(out))}"
 
 
-def _opened(out: Path, begin: bool) -> IO[str]:
-    """Returns the file that marks a run as unfinished, locked, with the folder ready to be written."""
+@contextmanager
+def _locked(out: Path, begin: bool) -> Iterator[None]:
+    """Holds the lock on the file that marks a run as unfinished, which is made where a run begins."""
+    path = out / UNFINISHED
     try:
         if begin:
             out.mkdir(parents=True, exist_ok=True)
-        file = (out / UNFINISHED).open("a" if begin else "r+")
-        try:
-            _lock(file, out)
-            if begin:
-                file.truncate(0)
-                file.write(f"This run is not finished; {go_on(out)}\n")
-                file.flush()
-                _remove_run(out)
-            for folder in (out, out / CHECKPOINTS):
-                remove_parts(folder)
-        except BaseException:
-            file.close()
-            raise
+            if not path.exists():
+                write_text(path, f"This run is not finished; {go_on(out)}\n")
+        # For reading, so that the disk can be remounted; Windows has no such locks, and removes no open file.
+        descriptor = None if sys.platform == "win32" else os.open(path, os.O_RDONLY)
     except OSError as error:
-        what_else = "give another --out." if begin else f"make it writable, then {go_on(out)}"
-        raise RunError(f"{out} cannot be written ({reason_of(error)}); {what_else}") from None
-    return file
-
-
-def _lock(file: IO[str], out: Path) -> None:
-    """Locks an open file for this process alone; forked workers do not inherit it."""
-    if sys.platform == "win32":
+        raise RunError(f"{out} cannot be written ({reason_of(error)}); give another --out.") from None
+    if descriptor is None:
+        yield
         return
+    _held.add(descriptor)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise RunError(f"{out} is being trained by another process; wait for it, or give another --out.") from None
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # there are file systems without locks
-            raise
+        _lock(descriptor, out)
+        yield
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, out: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"{out} is being trained by another process; wait for it, or give another --out.") from None
+    except OSError:  # a file system without such locks must not keep anybody from training
+        return
     with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(file.fileno()), (out / UNFINISHED).stat()):
+        if os.path.samestat(os.fstat(descriptor), (out / UNFINISHED).stat()):
             return
     raise RunError(f"{out} was finished by another process just now.")
+
+
+def _let_go() -> None:
+    """Closes what a forked worker inherits of the lock: it must not outlive the process that trains."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _remove_run(out: Path) -> None:
