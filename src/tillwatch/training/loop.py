@@ -138,6 +138,7 @@ def resume(
         recorded = read_recorded(run, () if last is None else last["made_of"]["clips"])
         # A checkpoint has weights of its own: those that the run began with may be gone.
         settings = config if last is None or config.freeze != "none" else replace(config, weights="none")
+        del last  # as large as four models; the checkpoints hand it on
         if prepared is None:
             job = prepare(data, settings, log, recorded=recorded)
         else:

@@ -7,14 +7,14 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tillwatch.config import read_yaml
 from tillwatch.data.catalog import CLIPS_CSV, Skip
 from tillwatch.errors import RunError, TillwatchError, one_line, reason_of
-from tillwatch.files import read_csv, remove_parts, write_csv, write_text
+from tillwatch.files import read_csv, remove_parts, write_csv
 from tillwatch.training.prepare import Job
 from tillwatch.training.state import CHECKPOINTS, find_checkpoints
 
@@ -91,12 +91,8 @@ def hold_run_folder(out: Path, *, begin: bool) -> Iterator[None]:
     """
     with _locked(out, begin):
         try:
-            if begin:
-                _remove_run(out)
-            for folder in (out, out / CHECKPOINTS):
-                remove_parts(folder)
             yield
-            (out / UNFINISHED).unlink()
+            (out / UNFINISHED).unlink(missing_ok=True)
         except OSError as error:
             refusal = f"the file system refused: {one_line(error)}"
             raise RunError(f"{refusal}. Make room or mend it, then {go_on(out)}") from None
@@ -129,25 +125,31 @@ def go_on(out: Path) -> str:
 def _locked(out: Path, begin: bool) -> Iterator[None]:
     """Holds the lock on the file that marks a run as unfinished, which is made where a run begins."""
     path = out / UNFINISHED
-    try:
-        if begin:
-            out.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                write_text(path, f"This run is not finished; {go_on(out)}\n")
-        # For reading, so that the disk can be remounted; Windows has no such locks, and removes no open file.
-        descriptor = None if sys.platform == "win32" else os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise RunError(f"{out} cannot be written ({reason_of(error)}); give another --out.") from None
-    if descriptor is None:
+    with ExitStack() as held:
+        try:
+            if begin:
+                out.mkdir(parents=True, exist_ok=True)
+            if sys.platform != "win32":  # Windows has no such locks, and removes no open file
+                # For reading, so that the disk can be remounted under it.
+                descriptor = os.open(path, os.O_RDONLY | (os.O_CREAT if begin else 0), 0o666)
+                held.callback(_release, descriptor)
+                _held.add(descriptor)
+                _lock(descriptor, out)
+            if begin:
+                # In place: a new file would not be the locked one.
+                path.write_text(f"This run is not finished; {go_on(out)}\n", encoding="utf-8")
+                _remove_run(out)
+            for folder in (out, out / CHECKPOINTS):
+                remove_parts(folder)
+        except OSError as error:
+            what_else = "give another --out." if begin else f"make it writable, then {go_on(out)}"
+            raise RunError(f"{out} cannot be written ({reason_of(error)}); {what_else}") from None
         yield
-        return
-    _held.add(descriptor)
-    try:
-        _lock(descriptor, out)
-        yield
-    finally:
-        _held.discard(descriptor)
-        os.close(descriptor)
+
+
+def _release(descriptor: int) -> None:
+    _held.discard(descriptor)
+    os.close(descriptor)
 
 
 def _lock(descriptor: int, out: Path) -> None:
