@@ -44,7 +44,7 @@ def start_apart(action: Callable[..., None], *arguments: Any) -> BaseProcess:
     return process
 
 
-def run_apart(action: Callable[..., None], *arguments: Any, timeout_s: float = 240) -> int:
+def run_apart(action: Callable[..., None], *arguments: Any, timeout_s: float = 900) -> int:
     """Runs a function of this module in a process of its own; returns its exit code, -9 if it was killed."""
     process = start_apart(action, *arguments)
     process.join(timeout_s)
@@ -100,6 +100,7 @@ def command(words: list[str], said: Path, place: Place | None = None, act: Act =
 
 
 def _make_ready(cache: Path) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # of workers, as it is outside of tests
     torch.set_num_threads(1)
     BACKBONES["tinynet"] = TINY_BACKBONE
     os.environ["TILLWATCH_CACHE"] = str(cache)

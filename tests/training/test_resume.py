@@ -26,6 +26,8 @@ from tillwatch.training.loop import resume, train
 from tillwatch.training.resume import read_begun
 from tillwatch.training.state import find_checkpoints
 
+pytestmark = pytest.mark.timeout(900)  # each starts several processes, on machines however busy
+
 Config = Callable[..., TrainConfig]
 
 SETTINGS: dict[str, Any] = {"epochs": 3, "group_pattern": r"day\d", "checkpoint_minutes": 0.0}
