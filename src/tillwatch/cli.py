@@ -30,6 +30,7 @@ app = App(
     help="Train a video classifier on your own labelled CCTV clips, and see honestly how good it is.",
     help_format="plaintext",
     default_parameter=Parameter(negative_iterable=()),
+    suppress_keyboard_interrupt=False,  # it would exit without a word; main says how to go on
 )
 
 Workers = Annotated[int | None, Parameter(help="Processes; one per core but one, at most 4, unless given.")]
