@@ -48,9 +48,10 @@ class StopWatch(RunLog):
         self.early_epochs = early_epochs
         self.seconds = 0.0
 
-    def epoch(self, folder: Path, metrics: EpochMetrics, epochs: int, best: bool) -> None:
+    def epoch(self, folder: Path, so_far: Sequence[EpochMetrics], epochs: int, best: bool) -> None:
         """Notes an epoch as every log does."""
-        super().epoch(folder, metrics, epochs, best)
+        super().epoch(folder, so_far, epochs, best)
+        metrics = so_far[-1]
         self.seconds += metrics.seconds
         if metrics.epoch > self.early_epochs and (metrics.val_balanced_accuracy or 0) >= REACHED:
             raise _ReachedError

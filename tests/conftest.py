@@ -105,6 +105,17 @@ class TinyWeights:
         return SimpleNamespace(mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3])
 
 
+TINY_BACKBONE = Backbone(
+    builder=lambda weights: TinyNet(),
+    weights=TinyWeights,
+    num_frames=4,
+    resize=28,
+    crop=24,
+    head="fc",
+    min_frames=3,
+)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keeps decoded clips out of the user's cache folder, on a disk however full."""
@@ -117,15 +128,7 @@ def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _tiny_backbone() -> Iterator[None]:
     """Makes ``--arch tinynet`` a network like the others, for tests that need any network, not a good one."""
-    BACKBONES["tinynet"] = Backbone(
-        builder=lambda weights: TinyNet(),
-        weights=TinyWeights,
-        num_frames=4,
-        resize=28,
-        crop=24,
-        head="fc",
-        min_frames=3,
-    )
+    BACKBONES["tinynet"] = TINY_BACKBONE
     yield
     del BACKBONES["tinynet"]
 

@@ -469,7 +469,8 @@ def test_missing_data_is_refused(tmp_path: Path, out: Path, refused: Run) -> Non
     assert "is not a folder" in refused("train", file, "--out", out, *tiny()).err
     (tmp_path / "hollow").mkdir()
     assert "no class folder" in refused("train", tmp_path / "hollow", "--out", out, *tiny()).err
-    assert "requires an argument" in refused("train", "--out", out).err
+    assert "give the data folder and --out RUN for a new run, or --resume RUN" in refused("train", "--out", out).err
+    assert f"--resume {out} holds no run to go on with" in refused("train", "--resume", out).err
 
 
 def test_empty_class_folder_is_refused_by_name(frame_root: Path, out: Path, refused: Run) -> None:

@@ -27,7 +27,7 @@ from tillwatch.config import (
     flag,
     read_yaml,
 )
-from tillwatch.errors import ConfigError, RunError, TillwatchError, did_you_mean, one_line
+from tillwatch.errors import ConfigError, Interrupted, RunError, TillwatchError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from tillwatch.data.store import ClipStore, Entry
@@ -44,6 +44,7 @@ app = App(
     help="Train a video classifier on your own labelled CCTV clips, and see honestly how good it is.",
     help_format="plaintext",
     default_parameter=Parameter(negative_iterable=()),
+    suppress_keyboard_interrupt=False,  # it would exit without a word; main says how to go on
 )
 
 Workers = Annotated[int | None, Parameter(help="Processes; one per core but one, at most 4, unless given.")]
@@ -102,9 +103,10 @@ def extract(
 
 @app.command
 def train(
-    data: Path,
+    data: Path | None = None,
     *,
-    out: Path,
+    out: Path | None = None,
+    resume: Path | None = None,
     config: Annotated[Path | None, Parameter(help="YAML file of settings; flags override it.")] = None,
     settings: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008
 ) -> None:
@@ -113,12 +115,26 @@ def train(
     Args:
         data: folder with one folder of clips (frame folders or videos) for each class.
         out: the run folder to write.
+        resume: the run folder of a training that was broken off, which goes on; no other argument is needed.
     """
+    if data is None or (out is None and resume is None):
+        raise ConfigError("give the data folder and --out RUN for a new run, or --resume RUN to go on with one.")
+    if resume is not None and (out is not None or config is not None or settings.overwrite):
+        raise ConfigError("--resume goes on with a run as it was begun; drop --out, --config and --overwrite.")
+    from tillwatch.training.loop import resume as resume_training
     from tillwatch.training.loop import train as run_training
     from tillwatch.training.runlog import RunLog
 
     log = RunLog()
-    evaluation = run_training(data, out, settings, log)
+    if resume is not None:
+        evaluation = resume_training(resume, settings, data, log)
+        out = resume
+    else:
+        assert out is not None
+        evaluation = run_training(data, out, settings, log)
+    if evaluation is None:
+        log.say(f"nothing is left to do: the run in {out} is finished.")
+        return
     _print_evaluation(evaluation)
     log.say(f"model, figures and predictions are in {out}")
 
@@ -714,6 +730,9 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
         _fail(f"out of memory ({one_line(error)}); try fewer --num-frames or a smaller --batch-size.")
     except OSError as error:  # a disk that fills up, a folder taken away: the last net
         _fail(f"the file system refused: {one_line(error)}.")
+    except Interrupted as stopped:
+        print(f"tillwatch: {one_line(stopped)}", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
     except KeyboardInterrupt:
         print("tillwatch: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -742,9 +761,15 @@ def _apply_config_file(app: App, commands: tuple[str, ...], arguments: Any) -> N
     if not {"train", "crossval"} & set(commands):
         return
     known = {field: flag(field) for field in ("data", "out", *TrainConfig.__dataclass_fields__)}
-    path = _given(arguments, "--config")
+    path, resumed = _given(arguments, "--config"), _given(arguments, "--resume")
+    if resumed is not None and path is None:
+        path = str(Path(resumed) / "config.yaml")
+        if not Path(path).is_file():
+            raise RunError(f"--resume {resumed} holds no run to go on with: there is no {path}.")
     if path is not None:
-        values = read_yaml(Path(path))
+        values = dict(read_yaml(Path(path)))
+        if resumed is not None:
+            values.pop("out", None)  # as it was seen from another folder, perhaps
         for key in values:
             if key.replace("-", "_") not in known:
                 raise ConfigError(f"--config {path} has the unknown key {key!r}.{did_you_mean(key, known)}")

@@ -87,6 +87,7 @@ class TrainConfig:
         normal_footage: folder of videos that the clips without the event were cut from; its length is normal_hours.
         prevalence: share of clips like these that show the event where you will use it, for alarms a day.
         baselines: score what needs no network, the commonest class, a single frame and motion, beside it.
+        checkpoint_minutes: time between checkpoints inside an epoch; each epoch ends with one anyway.
         save_as: also save the weights in RUN under this name.
         overwrite: replace RUN if it is an older run.
     """
@@ -133,6 +134,7 @@ class TrainConfig:
     normal_footage: Path | None = None
     prevalence: float | None = None
     baselines: bool = True
+    checkpoint_minutes: float = 10.0
     save_as: str | None = None
     overwrite: Annotated[bool, Parameter(negative=())] = False
 
@@ -171,6 +173,8 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 < value <= 1:
                 yield f"{flag(name)} is {value}; it must be a share above 0, at most 1."
+        if not (math.isfinite(self.checkpoint_minutes) and self.checkpoint_minutes >= 0):
+            yield f"--checkpoint-minutes is {self.checkpoint_minutes}; it must be a number, at least 0."
         if self.freeze == "backbone" and self.early_share:
             yield "--freeze backbone takes each clip's features once; drop --early-share, or --recipe fast."
         if self.cache_folder is not None and not self.cache:
@@ -259,6 +263,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "save_as": "improved_cashlifting_model_01.pth",
     },
 }
+
+
+#: What `--resume` lets differ: it changes how fast a run learns, and not what.
+RESUME_MAY_CHANGE = ("cache", "cache_folder", "checkpoint_minutes", "device", "workers")
 
 
 def default_workers() -> int:

@@ -9,6 +9,8 @@
 
 Each message is one line that says what is wrong, where, and what to do about it. The command line prints
 it without a traceback and exits with code 2.
+
+`Interrupted` is no error: somebody asked the program to stop, and it says how to go on.
 """
 
 from __future__ import annotations
@@ -41,10 +43,27 @@ class RunError(TillwatchError):
     """A run folder cannot be read or written."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a training; the message says what is saved and how to go on.
+
+    Attributes:
+        signum: of the signal; the command line exits with 128 + signum.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Returns " Did you mean 'x'?" for the nearest known name, or an empty string."""
     nearest = difflib.get_close_matches(given, list(known), n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def reason_of(error: OSError) -> str:
+    """Returns why the system refused, in its own words: "No space left on device"."""
+    return error.strerror or one_line(error)
 
 
 def one_line(error: BaseException) -> str:

@@ -42,6 +42,67 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class DigestWriter:
+    """A file that is written through, with the SHA-256 of what went.
+
+    A failure is kept until :meth:`close` raises it: torch.save would turn it into another, or end the process.
+
+    Args:
+        file: open for writing bytes.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes bytes; returns how many they are."""
+        size = memoryview(data).nbytes
+        if self._failure is None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._failure = error
+            self._digest.update(data)
+        return size
+
+    def flush(self) -> None:
+        """Does nothing: whoever opened the file flushes it."""
+
+    def close(self) -> bytes:
+        """Returns the digest, 32 bytes; the file stays open.
+
+        Raises:
+            OSError: that one of the writes met.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return self._digest.digest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder last through a loss of power, where the system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what a killed process left half-written in a folder; nobody else may be writing there.
+
+    Raises:
+        OSError: if one cannot be removed.
+    """
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text."""
     with replacing(path) as file:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +17,12 @@ import yaml
 from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import find_clips
 from tillwatch.data.splits import fold_splits
-from tillwatch.errors import ConfigError, DataError, RunError
+from tillwatch.errors import ConfigError, DataError, Interrupted, RunError
 from tillwatch.evaluation.evaluated import read_evaluated
 from tillwatch.evaluation.findings import summary_of
 from tillwatch.training import cross_validation, loop
 from tillwatch.training.cross_validation import Folds, cross_validate
+from tillwatch.training.guard import StepGuard
 
 Config = Callable[..., TrainConfig]
 
@@ -150,6 +153,32 @@ def test_a_broken_off_cross_validation_goes_on_and_ends_the_same(
         )
     cross_validate(tiny_run[0], out, config, Folds(folds=4), quiet())
     assert trained == ["1", "2", "3", "3", "4"]
+    assert (out / "predictions.csv").read_bytes() == (crossval / "predictions.csv").read_bytes()
+
+
+def test_a_signal_inside_a_fold_is_gone_on_from_there(
+    crossval: Path, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    config, out = tiny_config(group_pattern=r"day\d", min_recall=0.75), tmp_path / "cv"
+    original, calls = StepGuard.check, [0]
+
+    def check(self: StepGuard, *args: Any) -> float:
+        calls[0] += 1
+        if calls[0] == 5:  # three steps a fold: the second of the second
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args)
+
+    monkeypatch.setattr(StepGuard, "check", check)
+    with pytest.raises(
+        Interrupted, match=r"interrupted in .*folds/2, which is saved; the same tillwatch crossval"
+    ) as end:
+        cross_validate(tiny_run[0], out, config, Folds(folds=4), quiet())
+    assert end.value.signum == signal.SIGTERM
+    log = quiet()
+    cross_validate(tiny_run[0], out, config, Folds(folds=4), log)
+    assert "fold 1 of 4: done before" in log.console.export_text(clear=False)
+    assert "going on from epoch 1, step 2." in log.console.export_text()
+    assert calls[0] == 4 * 3
     assert (out / "predictions.csv").read_bytes() == (crossval / "predictions.csv").read_bytes()
 
 

@@ -306,7 +306,7 @@ def test_validate_weighs_each_clip_once_whatever_the_batches(tmp_path: Path) -> 
         validation=[FeatureBatch(logits[rows], labels[rows]) for rows in (slice(0, 2), slice(2, 3))],
         validation_inputs=lambda batch, device: batch.features,
     )
-    result = loop.validate(Echo(), batches, torch.device("cpu"), {})
+    result = loop.validate(Echo(), batches, torch.device("cpu"), {}, lambda: None)
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
     assert result.balanced_accuracy == pytest.approx((0.5 + 0.0) / 2)
 
@@ -336,13 +336,13 @@ def test_statistics_are_taken_anew_once_when_clips_grow(
     renewed = []
     fresh = loop.fresh_statistics
 
-    def counted(learner: nn.Module) -> Any:
-        renewed.append(learner)
-        return fresh(learner)
+    def counted(learner: nn.Module, *, forget: bool) -> Any:
+        renewed.append(forget)
+        return fresh(learner, forget=forget)
 
     monkeypatch.setattr(loop, "fresh_statistics", counted)
     train(frame_root, tmp_path / "run", tiny_config(epochs=2, early_share=early_share, crop=24), quiet())
-    assert len(renewed) == times
+    assert renewed == [True] * times
 
 
 def test_early_epochs_see_fewer_frames_and_pixels(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -167,12 +170,32 @@ def evaluation_loader(
     return DataLoader(_Bytes(dataset), batch_size, shuffle=False, **_worker_options(workers, pin_memory, start_method))
 
 
+def _leave_signals_to_parent(_worker: int) -> None:
+    """Lets a signal to the whole group (Ctrl-C, a service manager) stop the main process alone, which ends its workers.
+
+    A worker that died first would break the step that the main process is about to finish.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def obey_parent() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=obey_parent, daemon=True).start()
+
+
 def _worker_options(workers: int, pin_memory: bool, start_method: str | None) -> dict[str, Any]:
     return {
         "num_workers": workers,
         "collate_fn": collate,
         "pin_memory": pin_memory,
         "persistent_workers": workers > 0,
+        "worker_init_fn": _leave_signals_to_parent if workers else None,
         "multiprocessing_context": multiprocessing.get_context(start_method) if workers else None,
         # The loader draws a seed for its workers: from its own generator, not the global one.
         "generator": torch.Generator().manual_seed(0),

@@ -56,14 +56,21 @@ class BalancedSampler(WeightedRandomSampler):
         super().__init__(weights, num_samples=len(labels), replacement=True, generator=torch.Generator())
         self._seed = seed
         self._epoch = 0
+        self._first = 0
 
-    def start_epoch(self, epoch: int) -> None:
-        """Says which epoch (from 0) the next iteration is."""
+    def start_epoch(self, epoch: int, first: int = 0) -> None:
+        """Says which epoch (from 0) the next iteration is.
+
+        Args:
+            epoch: from 0.
+            first: position of the first draw wanted; those before it were used before an interruption.
+        """
         self._epoch = epoch
+        self._first = first
 
     def __iter__(self) -> Iterator[int]:
         self.generator.manual_seed(derive_seed(self._seed, self._epoch))
         # Drawn at once: a second pass seeds the generator anew.
         draws = [Draw(i, self._epoch, position) for position, i in enumerate(super().__iter__())]
         # The base class promises ints; a data loader hands on whatever key the data set understands.
-        return cast(Iterator[int], iter(draws))
+        return cast(Iterator[int], iter(draws[self._first :]))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO, Any, cast
 
 import torch
 from torch import nn
 
 from tillwatch.clip_spec import ClipSpec
 from tillwatch.errors import ConfigError, ModelError, did_you_mean, one_line
-from tillwatch.files import replacing
+from tillwatch.files import DigestWriter, replacing
 from tillwatch.models import motion
 from tillwatch.models.backbones import BACKBONES, Backbone, backbone, build_model, read_state_dict
 from tillwatch.models.motion import Motion, MotionNetwork
@@ -94,4 +95,15 @@ def save_state_dict(path: Path, network: nn.Module) -> None:
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     # Through an open file: given a path, torch.save puts the name into the archive and so into the hash.
     with replacing(path, "wb") as file:
-        torch.save(state, file)
+        write_tensors(file, state)
+
+
+def write_tensors(file: IO[bytes], data: Any) -> bytes:
+    """Writes what torch.load reads with weights_only=True; returns the SHA-256 of its bytes, 32 bytes.
+
+    Raises:
+        OSError: if the system refuses, and nothing else then.
+    """
+    writer = DigestWriter(file)
+    torch.save(data, cast(IO[bytes], writer))
+    return writer.close()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tillwatch.config import TrainConfig, flag, to_yaml
 from tillwatch.data.catalog import Clip
 from tillwatch.data.splits import fold_splits
-from tillwatch.errors import ConfigError, RunError, one_line
+from tillwatch.errors import ConfigError, Interrupted, RunError, one_line
 from tillwatch.evaluation.audit_report import AUDIT_JSON
 from tillwatch.evaluation.calibration import Temperature
 from tillwatch.evaluation.evaluate import mean_seconds, normal_hours
@@ -33,7 +33,7 @@ from tillwatch.evaluation.report import REPORT_HTML
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
 from tillwatch.models.saved import OperatingPoint
-from tillwatch.training.loop import train
+from tillwatch.training.loop import resume, train
 from tillwatch.training.out_of_fold import (
     FoldPoint,
     calibrate_final,
@@ -43,7 +43,7 @@ from tillwatch.training.out_of_fold import (
     read_fold_point,
 )
 from tillwatch.training.prepare import Job, paths_read, prepare, resolved, with_hours
-from tillwatch.training.run_folder import check_run_folder
+from tillwatch.training.run_folder import UNFINISHED, check_run_folder
 from tillwatch.training.runlog import RunLog
 
 CROSSVAL_YAML = "crossval.yaml"
@@ -53,7 +53,7 @@ LEAKS = (
 )
 
 # What does not change the figures may differ when a cross-validation goes on.
-_FREE = ("out", "overwrite", "workers", "cache", "cache_folder", "final")
+_FREE = ("out", "overwrite", "workers", "cache", "cache_folder", "checkpoint_minutes", "final")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,13 +145,13 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
             continue
         log.say(f"{name}: {sum(side == 'test' for side in sides.values())} clips to test")
         run = out / "folds" / str(number)
-        shutil.rmtree(run, ignore_errors=True)
         split_file = out / "splits" / f"{number}.csv"
         settings = replace(config, split_file=split_file, seed=config.seed + repeat, overwrite=False)
         # Its clips are shown in the report of all folds.
         divide = folds.grouping == "random"
-        train(data, run, settings, log, divide_groups=divide, prepared=job, pictures=False)
+        _train_or_go_on(data, run, settings, log, divide_groups=divide, prepared=job, pictures=False)
         write_text(_mark(out, number), "")
+    assert job.audit is not None, "it was prepared, not taken up again"
     write_json(out / AUDIT_JSON, job.audit.to_json())
     result = _collect(out, config, folds, job)
     publish_or_say_why(out, log.note, clips=job.catalog.clips)
@@ -319,7 +319,7 @@ def _record(found: OutOfFold, points: Sequence[FoldPoint], folds: Folds, job: Jo
         "split": "out of fold",
         "notes": list(found.notes),
         "grouping": folds.grouping,
-        **({} if folds.grouping == "random" else {"claim": asdict(job.audit.claim)}),
+        **({} if folds.grouping == "random" or job.audit is None else {"claim": asdict(job.audit.claim)}),
         "clips": len({row["path"] for row in found.rows}),
         "groups": len({row["group"] for row in found.rows}),
         "event": list(job.spec.event),
@@ -376,17 +376,30 @@ def _metrics(job: Job, rows: Sequence[Mapping[str, str]], repeat: int, fold: int
 def _train_final(
     data: Path, out: Path, config: TrainConfig, folds: int, log: RunLog, job: Job, found: OutOfFold
 ) -> None:
-    if (out / "final" / "evaluation.json").is_file():
+    if (out / "final" / "evaluation.json").is_file() and not (out / "final" / UNFINISHED).exists():
         log.say(f"the model on all clips is in {out / 'final'} already")
         return
-    shutil.rmtree(out / "final", ignore_errors=True)
     epochs = int(np.median([_best_epoch(out / "folds" / str(number), config) for number in range(1, folds + 1)]))
     log.say(f"final model on all clips: {epochs} epochs, the median best epoch of the folds")
     temperature, point = found.temperature, found.final_point
     log.say(f"temperature {temperature.value:.3g}, {temperature.source}")
     log.say(f"operating point {point.threshold:.4f}: {point.source}")
     settings = replace(_on_all(config, max(1, epochs)), overwrite=False)
-    train(data, out / "final", settings, log, prepared=job, calibrated=(temperature.value, point))
+    calibrated = temperature.value, point
+    _train_or_go_on(data, out / "final", settings, log, prepared=job, calibrated=calibrated)
+
+
+def _train_or_go_on(data: Path, run: Path, config: TrainConfig, log: RunLog, **options: Any) -> None:
+    """Trains one of the runs, or goes on with it where it was broken off."""
+    try:
+        if (run / UNFINISHED).exists() and (run / "config.yaml").exists():
+            resume(run, config, data, log, **options)
+        else:
+            shutil.rmtree(run, ignore_errors=True)
+            train(data, run, config, log, **options)
+    except Interrupted as stopped:
+        message = f"interrupted in {run}, which is saved; the same tillwatch crossval goes on"
+        raise Interrupted(message, stopped.signum) from None
 
 
 def _best_epoch(run: Path, config: TrainConfig) -> int:

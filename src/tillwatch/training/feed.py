@@ -44,9 +44,9 @@ class Feed:
     def __post_init__(self) -> None:
         self._full = self.training_inputs, self.validation_inputs
 
-    def start_epoch(self, epoch: int) -> None:
-        """Says which epoch, from 0, is drawn next, and at which size."""
-        self.sampler.start_epoch(epoch)
+    def start_epoch(self, epoch: int, step: int = 0) -> None:
+        """Says which epoch, from 0, is drawn next, at which size, and from which of its batches on."""
+        self.sampler.start_epoch(epoch, step * (self.training.batch_size or 1))
         small = self.small_inputs if epoch < self.early_epochs else None
         self.training_inputs, self.validation_inputs = small or self._full
 

@@ -1,13 +1,14 @@
-"""The training loop: prepare, fit epoch by epoch, finish."""
+"""The training loop: prepare or take up again, fit epoch by epoch, finish."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ from tillwatch.evaluation.audit_report import AUDIT_JSON
 from tillwatch.evaluation.evaluate import Evaluation
 from tillwatch.evaluation.metrics import balanced_accuracy
 from tillwatch.files import write_json, write_text
-from tillwatch.models.architectures import save_state_dict
-from tillwatch.models.backbones import KINETICS, build_model
+from tillwatch.models.backbones import KINETICS, build_model, digest_around
 from tillwatch.models.memory import keep_freed_memory
 from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.models.motion import MotionNetwork
@@ -36,13 +36,15 @@ from tillwatch.models.saved import OperatingPoint, read_classes, save_model
 from tillwatch.training.feed import Feed, clip_feed
 from tillwatch.training.finish import finish
 from tillwatch.training.guard import NonFiniteError, StepGuard
+from tillwatch.training.interrupts import Interrupts
 from tillwatch.training.motion import fit_motion
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved, with_hours
 from tillwatch.training.probe import head_on_features
-from tillwatch.training.run_folder import check_run_folder, claim_run_folder, write_clips
+from tillwatch.training.recorded import read_recorded
+from tillwatch.training.resume import read_begun, refuse_changes
+from tillwatch.training.run_folder import check_run_folder, go_on, hold_run_folder, is_finished, write_clips
 from tillwatch.training.runlog import EpochMetrics, RunLog
-
-BEST = "checkpoints/best.pth"
+from tillwatch.training.state import Checkpoints, MadeOf, Progress, TrainingState
 
 # Fabric announces what prepare has said already, with its reason.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -81,6 +83,7 @@ def train(
 
     Raises:
         TillwatchError: before anything is written, if settings, data, weights or ``out`` cannot be used.
+        Interrupted: on SIGTERM or Ctrl-C, with the run saved; :func:`resume` goes on.
     """
     log = log or RunLog()
     check_run_folder(out, config.overwrite, reads=paths_read(data, config))
@@ -89,42 +92,110 @@ def train(
         job = prepare(data, config, log, divide_groups=divide_groups)
     else:
         job = on_split(prepared, config, log, divide_groups=divide_groups)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.seed, _INIT))
-        network = MotionNetwork() if job.spec.arch == MOTION else _build(config, job, log)
-        claim_run_folder(out)
-        write_text(out / "config.yaml", to_yaml(resolved(config, job), data.resolve(), out))
-        write_clips(out / CLIPS_CSV, job)
+    network = _build(config, job, log)
+    with hold_run_folder(out, begin=True), Interrupts(go_on(out)) as interrupts:
+        _write_beginning(out, data, config, job)
+        _learn(network, job, config, out, Checkpoints(out, config.checkpoint_minutes, log.note, interrupts), log)
+        return finish(network, job, config, out, log, calibrated=calibrated, pictures=pictures)
+
+
+def resume(
+    run: Path,
+    config: TrainConfig | None = None,
+    data: Path | None = None,
+    log: RunLog | None = None,
+    *,
+    divide_groups: bool = False,
+    prepared: Job | None = None,
+    calibrated: tuple[float, OperatingPoint] | None = None,
+    pictures: bool = True,
+) -> Evaluation | None:
+    """Goes on with a run that was broken off, to the weights that it would have had.
+
+    Args:
+        run: the run folder.
+        config: that of its config.yaml, but for what may change (``RESUME_MAY_CHANGE``); None for just that.
+        data: its data folder, if that has moved.
+        log, divide_groups, prepared, calibrated, pictures: as :func:`train` takes them.
+
+    Returns:
+        As :func:`train`; None if the run is finished already.
+
+    Raises:
+        TillwatchError: if there is no run to go on with, another process trains it, settings differ that may not, or
+            its checkpoints or its data cannot be used.
+        Interrupted: as :func:`train`.
+    """
+    log = log or RunLog()
+    if is_finished(run):
+        return None
+    with hold_run_folder(run, begin=False), Interrupts(go_on(run)) as interrupts:
+        begun = read_begun(run)
+        config, data = config or begun.config, data or begun.data
+        refuse_changes(run, begun.config, config if prepared is None else resolved(config, prepared))
+        checkpoints = Checkpoints(run, config.checkpoint_minutes, log.note, interrupts)
+        last = checkpoints.read_last()
+        recorded = read_recorded(run, () if last is None else last["made_of"]["clips"])
+        # A checkpoint has weights of its own: those that the run began with may be gone.
+        settings = config if last is None or config.freeze != "none" else replace(config, weights="none")
+        del last  # as large as four models; the checkpoints hand it on
+        if prepared is None:
+            job = prepare(data, settings, log, recorded=recorded)
+        else:
+            job = on_split(prepared, settings, log, divide_groups=divide_groups)
+        network = _build(settings, job, log)
+        _write_beginning(run, data, config, job)
+        _learn(network, job, settings, run, checkpoints, log)
+        return finish(network, job, settings, run, log, calibrated=calibrated, pictures=pictures)
+
+
+def _write_beginning(out: Path, data: Path, config: TrainConfig, job: Job) -> None:
+    """Writes what a run is made of; that config.yaml is there says that there is something to go on with."""
+    write_text(out / "config.yaml", to_yaml(resolved(config, job), data.resolve(), out))
+    if job.audit is not None:
         write_json(out / AUDIT_JSON, job.audit.to_json())
-        try:
-            if isinstance(network, MotionNetwork):
-                skipped = fit_motion(network, job, config, out, log)
-            elif config.freeze == "backbone":
-                head, feed, skipped = head_on_features(network, job, config, log)
-                skipped |= fit(network, head, feed, job, config, out, log)
-            else:
-                skipped = fit(network, network, clip_feed(job, config), job, config, out, log)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{error} {_keep_last_good(out, network, job.spec)}") from None
+        write_clips(out / CLIPS_CSV, job)
+
+
+def _learn(network: nn.Module, job: Job, config: TrainConfig, out: Path, checkpoints: Checkpoints, log: RunLog) -> None:
+    """Trains a network, in place, each kind in its way, and writes down the clips that were lost."""
+    with torch.random.fork_rng():
+        if isinstance(network, MotionNetwork):
+            skipped = fit_motion(network, job, config, out, log)
+        elif config.freeze == "backbone":
+            head, feed, skipped = head_on_features(network, job, config, log)
+            skipped |= fit(network, head, feed, job, config, out, checkpoints, log)
+        else:
+            skipped = fit(network, network, clip_feed(job, config), job, config, out, checkpoints, log)
     for skip in skipped.values():
         log.note(f"{skip.name} was left out: {skip.reason}.")
     if skipped:
         write_clips(out / CLIPS_CSV, job, skipped)
-    return finish(network, job, config, out, log, calibrated=calibrated, pictures=pictures)
 
 
 def _build(config: TrainConfig, job: Job, log: RunLog) -> nn.Module:
-    return build_model(
-        job.spec.arch,
-        len(job.spec.classes),
-        config.dropout,
-        None if config.weights == "none" else config.weights,
-        keep_head=_keeps_head(config.weights, job.spec, log),
-    )
+    if job.spec.arch == MOTION:
+        return MotionNetwork()
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, _INIT))
+        return build_model(
+            job.spec.arch,
+            len(job.spec.classes),
+            config.dropout,
+            None if config.weights == "none" else config.weights,
+            keep_head=_keeps_head(config.weights, job.spec, log),
+        )
 
 
 def fit(
-    network: nn.Module, learner: nn.Module, feed: Feed, job: Job, config: TrainConfig, out: Path, log: RunLog
+    network: nn.Module,
+    learner: nn.Module,
+    feed: Feed,
+    job: Job,
+    config: TrainConfig,
+    out: Path,
+    checkpoints: Checkpoints,
+    log: RunLog,
 ) -> dict[str, Skip]:
     """Trains a network, in place; the loop, top to bottom.
 
@@ -135,6 +206,7 @@ def fit(
         job: clips, spec, device.
         config: optimiser, epochs, seeds.
         out: the run folder; gets metrics.csv and checkpoints/best.pth as it goes.
+        checkpoints: where the state is saved; the last that was read is where training goes on.
         log: where to say what happens.
 
     Returns:
@@ -142,49 +214,59 @@ def fit(
 
     Raises:
         NonFiniteError: if a loss or a gradient stops being finite.
+        Interrupted: on a signal, with the state saved.
     """
     fabric, model, optimizer = set_up(learner, job.device, job.precision, config.lr, compiled=config.compile)
     guard = StepGuard(learner, model, scaled=job.precision == "fp16")
-    skipped: dict[str, Skip] = {}
-    (out / "checkpoints").mkdir(exist_ok=True)
+    clips = [clip.name for clip in job.catalog.clips]
+    frozen = "" if learner is network else digest_around(network, learner)
+    made_of = MadeOf(clips=clips, draws=len(feed.sampler), frozen=frozen)
+    state = TrainingState(learner, optimizer, _plateau(optimizer, config), fabric.strategy.precision, made_of)
+    checkpoints.restore(state)
+    now, pause = state.progress, partial(checkpoints.between_batches, state)
+    log.write_metrics(out, now.metrics)
+    with checkpoints.interrupts.deferred(), _last_good(out, network, job.spec, state):
+        while now.epoch < config.epochs and not now.stopped:
+            feed.start_epoch(now.epoch, now.step)
+            if now.step == 0 and now.epoch in (0, feed.early_epochs):
+                # What was reached at another size is no measure for this one.
+                state.scheduler, now.best_loss, now.best_epoch = _plateau(optimizer, config), math.inf, now.epoch
+            lr, grown = optimizer.param_groups[0]["lr"], now.epoch == feed.early_epochs > 0
+            with fresh_statistics(learner, forget=now.step == 0) if grown else nullcontext():
+                train_epoch(fabric, model, optimizer, guard, feed, config.seed, now, pause, log)
+            started = time.perf_counter()
+            validated = None if feed.validation is None else validate(model, feed, fabric.device, now.skipped, pause)
 
-    for epoch in range(config.epochs):
-        feed.start_epoch(epoch)
-        if epoch in (0, feed.early_epochs):  # what was reached at another size is no measure for this one
-            scheduler, best_loss, best_epoch = _plateau(optimizer, config), float("inf"), epoch
-        started, lr = time.perf_counter(), optimizer.param_groups[0]["lr"]
-        grown = epoch == feed.early_epochs > 0
-        with fresh_statistics(learner) if grown else nullcontext():
-            trained = train_epoch(fabric, model, optimizer, guard, feed, config.seed, epoch, skipped, log)
-        train_seconds = time.perf_counter() - started
-        validated = None if feed.validation is None else validate(model, feed, fabric.device, skipped)
-
-        followed = trained.loss if validated is None or config.plateau_on == "train" else validated.loss
-        scheduler.step(followed)
-        watched = followed if validated is None else validated.loss
-        if best := watched < best_loss:
-            best_loss, best_epoch = watched, epoch
-            save_state_dict(out / BEST, network)
-        metrics = EpochMetrics(
-            epoch=epoch + 1,
-            train_loss=trained.loss,
-            val_loss=None if validated is None else validated.loss,
-            val_balanced_accuracy=None if validated is None else validated.balanced_accuracy,
-            lr=lr,
-            seconds=time.perf_counter() - started,
-            clips_per_s=trained.clips / train_seconds,
-            data_wait_s=trained.data_wait_s,
-        )
-        log.epoch(out, metrics, config.epochs, best)
-        if not math.isfinite(watched):
-            raise NonFiniteError(f"the validation loss became {watched} in epoch {epoch + 1}.")
-        if config.patience is not None and epoch - best_epoch >= config.patience:
-            log.say(f"stopped: no better validation loss for {config.patience} epochs")
-            break
-
+            trained = now.loss_sum / now.clips
+            followed = trained if validated is None or config.plateau_on == "train" else validated.loss
+            state.scheduler.step(followed)
+            watched = followed if validated is None else validated.loss
+            if best := watched < now.best_loss:
+                now.best_loss, now.best_epoch = watched, now.epoch
+                state.take_best()
+                checkpoints.save_best(network)
+            metrics = EpochMetrics(
+                epoch=now.epoch + 1,
+                train_loss=trained,
+                val_loss=None if validated is None else validated.loss,
+                val_balanced_accuracy=None if validated is None else validated.balanced_accuracy,
+                lr=lr,
+                seconds=now.seconds + time.perf_counter() - started,
+                clips_per_s=now.clips / now.seconds,
+                data_wait_s=now.data_wait_s,
+            )
+            now.metrics.append(metrics)
+            log.epoch(out, now.metrics, config.epochs, best)
+            if not math.isfinite(watched):
+                raise NonFiniteError(f"the validation loss became {watched} in epoch {now.epoch + 1}.")
+            now.stopped = config.patience is not None and now.epoch - now.best_epoch >= config.patience
+            now.next_epoch()
+            checkpoints.save(state)
+    if now.stopped:
+        log.say(f"stopped: no better validation loss for {config.patience} epochs")
     if config.keep == "best":
-        network.load_state_dict(torch.load(out / BEST, weights_only=True))
-    return skipped
+        state.load_best()
+    return now.skipped
 
 
 def set_up(
@@ -208,17 +290,19 @@ def set_up(
 
 
 @contextmanager
-def fresh_statistics(learner: nn.Module) -> Iterator[None]:
+def fresh_statistics(learner: nn.Module, *, forget: bool = True) -> Iterator[None]:
     """Lets batch norm forget its running means and take plain ones over the block: clips of another size have others.
 
     The moving average forgets a tenth a step; over an epoch of twelve steps a quarter of what small clips had is left.
+    Within an epoch that is taken up again, nothing is left to ``forget``.
     """
     norms = [
         module for module in learner.modules() if isinstance(module, nn.BatchNorm3d) and module.track_running_stats
     ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
+        if forget:
+            norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches since
     try:
         yield
@@ -234,13 +318,6 @@ def _plateau(optimizer: Any, config: TrainConfig) -> ReduceLROnPlateau:
 
 
 @dataclass(frozen=True)
-class _Trained:
-    loss: float
-    clips: int
-    data_wait_s: float
-
-
-@dataclass(frozen=True)
 class _Validated:
     loss: float
     balanced_accuracy: float
@@ -253,39 +330,41 @@ def train_epoch(
     guard: StepGuard,
     feed: Feed,
     seed: int,
-    epoch: int,
-    skipped: dict[str, Skip],
+    now: Progress,
+    pause: Callable[[], None],
     log: RunLog,
-) -> _Trained:
-    """One pass of balanced draws; unreadable clips are added to ``skipped``."""
+) -> None:
+    """One pass of balanced draws, or what is left of it; ``now`` counts, ``pause`` is called after each batch."""
     model.train()
-    total, count, data_wait_s = 0.0, 0, 0.0
-    waiting_since = time.perf_counter()
-    with log.progress(f"epoch {epoch + 1}") as on_step:
-        for step, batch in enumerate(feed.training):
-            data_wait_s += time.perf_counter() - waiting_since
-            skipped.update({skip.name: skip for skip in batch.skipped})
+    since = time.perf_counter()
+    with log.progress(f"epoch {now.epoch + 1}") as on_step:
+        for batch in feed.training:
+            now.data_wait_s += time.perf_counter() - since
+            now.skipped.update({skip.name: skip for skip in batch.skipped})
             log.note_once(batch.trouble)
             if len(batch.labels):
                 # Dropout draws from the global generator: seeded by place, a step repeats whatever came before.
-                torch.manual_seed(derive_seed(seed, _STEP, epoch, step))
+                torch.manual_seed(derive_seed(seed, _STEP, now.epoch, now.step))
                 inputs = feed.training_inputs(batch, fabric.device)
                 loss = F.cross_entropy(model(inputs), batch.labels.to(fabric.device))
                 optimizer.zero_grad()
                 fabric.backward(loss)
-                value = guard.check(loss, inputs, f"epoch {epoch + 1}, step {step + 1}")
+                value = guard.check(loss, inputs, f"epoch {now.epoch + 1}, step {now.step + 1}")
                 optimizer.step()
-                total, count = total + value * len(batch.labels), count + len(batch.labels)
-            on_step(step + 1, len(feed.training))
-            waiting_since = time.perf_counter()
-    if not count:
+                now.loss_sum, now.clips = now.loss_sum + value * len(batch.labels), now.clips + len(batch.labels)
+            now.step, now.seconds = now.step + 1, now.seconds + time.perf_counter() - since
+            on_step(now.step, len(feed.training))
+            since = time.perf_counter()
+            pause()
+    if not now.clips:
         raise DataError("not one training clip could be read.")
-    return _Trained(total / count, count, data_wait_s)
 
 
 @torch.inference_mode()
-def validate(model: nn.Module, feed: Feed, device: torch.device, skipped: dict[str, Skip]) -> _Validated:
-    """Mean cross entropy and balanced accuracy, each clip once, in the precision of training."""
+def validate(
+    model: nn.Module, feed: Feed, device: torch.device, skipped: dict[str, Skip], pause: Callable[[], None]
+) -> _Validated:
+    """Mean cross entropy and balanced accuracy, each clip once, in the precision of training; pauses likewise."""
     model.eval()
     logits, labels = [], []
     for batch in feed.validation or ():
@@ -293,6 +372,7 @@ def validate(model: nn.Module, feed: Feed, device: torch.device, skipped: dict[s
         if len(batch.labels):
             logits.append(model(feed.validation_inputs(batch, device)).float().cpu())
             labels.append(batch.labels)
+        pause()
     if not labels:
         raise DataError("not one validation clip could be read.")
     all_logits, all_labels = torch.cat(logits), torch.cat(labels)
@@ -303,16 +383,18 @@ def validate(model: nn.Module, feed: Feed, device: torch.device, skipped: dict[s
     return _Validated(loss, balanced_accuracy(confusion.numpy()))
 
 
-def _keep_last_good(out: Path, network: nn.Module, spec: ClipSpec) -> str:
-    """Makes the best epoch's weights the run's model, and says so."""
-    if not (out / BEST).is_file():
-        return "No epoch was finished, so there is no model. Try a lower --lr, or --precision fp32."
-    network.load_state_dict(torch.load(out / BEST, weights_only=True))
-    save_model(out, network, spec)
-    return (
-        f"The weights of the best epoch until then are kept as {out / 'model.pth'}. "
-        "Try a lower --lr, or --precision fp32."
-    )
+@contextmanager
+def _last_good(out: Path, network: nn.Module, spec: ClipSpec, state: TrainingState) -> Iterator[None]:
+    """Makes the best epoch's weights the run's model if the block ends in what is not finite, and says so."""
+    try:
+        yield
+    except NonFiniteError as error:
+        kept = "No epoch was finished, so there is no model."
+        if state.best is not None:
+            state.load_best()
+            save_model(out, network, spec)
+            kept = f"The weights of the best epoch until then are kept as {out / 'model.pth'}."
+        raise NonFiniteError(f"{error} {kept} Try a lower --lr, or --precision fp32.") from None
 
 
 def _keeps_head(weights: str, spec: ClipSpec, log: RunLog) -> bool:

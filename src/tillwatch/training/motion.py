@@ -53,7 +53,7 @@ def fit_motion(network: MotionNetwork, job: Job, config: TrainConfig, out: Path,
         clips_per_s=len(labels) / described,
         data_wait_s=0.0,
     )
-    log.epoch(out, metrics, 1, best=False)
+    log.epoch(out, [metrics], 1, best=False)
     return skipped
 
 

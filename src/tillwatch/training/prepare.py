@@ -22,6 +22,7 @@ from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.models.precision import Precision, PrecisionName, check_compiler, choose_precision
 from tillwatch.models.saved import choose_device
 from tillwatch.training.auditing import Audited, audit_catalog, check_groups
+from tillwatch.training.recorded import Recorded
 from tillwatch.training.runlog import RunLog
 
 
@@ -50,7 +51,7 @@ class Job:
         device, precision: where and how, "cpu" or "cuda", "fp32", "bf16" or "fp16".
         workers: processes that read clips.
         store: keeps decoded clips; None decodes them each time.
-        audit: what the audit says of the clips, written as audit.json.
+        audit: what the audit says of the clips, written as audit.json; None if the run has that already.
         early: what the first epochs train on instead; None if all train on the full size.
     """
 
@@ -60,7 +61,7 @@ class Job:
     device: str
     precision: PrecisionName
     workers: int
-    audit: AuditReport
+    audit: AuditReport | None
     store: ClipStore | None = None
     early: Early | None = None
 
@@ -69,13 +70,22 @@ class Job:
         return [clip for clip in self.catalog.clips if self.sides[clip.name] == name]
 
 
-def prepare(data: Path, config: TrainConfig, log: RunLog, *, split: bool = True, divide_groups: bool = False) -> Job:
+def prepare(
+    data: Path,
+    config: TrainConfig,
+    log: RunLog,
+    *,
+    split: bool = True,
+    divide_groups: bool = False,
+    recorded: Recorded | None = None,
+) -> Job:
     """Settles everything that can fail before the first step, the cheapest first.
 
     Args:
         data, config, log: as training takes them.
         split: False leaves every clip for training, and the dividing to :func:`on_split`.
         divide_groups: follow the split file even where it divides a group, to show what that leaks.
+        recorded: clips, groups and sides of the run that goes on; then nothing is audited or divided anew.
 
     Raises:
         ConfigError, DataError, ModelError: if settings, data or weights cannot be used.
@@ -119,9 +129,13 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, split: bool = True,
         if not count:
             raise DataError(f"no clip of {label!r} can be used; each was left out for the reason given above.")
     store = _store(config)
-    audited = _audit(catalog, event, config, num_frames, store, log)
-    catalog = audited.catalog
-    sides = _split(catalog, config, log, divide_groups) if split else {clip.name: "train" for clip in catalog.clips}
+    audit: AuditReport | None = None
+    if recorded is not None:
+        catalog, sides = recorded.restore(catalog, data, step, config.max_skipped, log.note)
+    else:
+        audited = _audit(catalog, event, config, num_frames, store, log)
+        catalog, audit = audited.catalog, audited.report
+        sides = _split(catalog, config, log, divide_groups) if split else {clip.name: "train" for clip in catalog.clips}
     known = architecture(config.arch)
     clip_seconds, clip_frames = _lengths(catalog, sides)
     spec = ClipSpec(
@@ -158,7 +172,7 @@ def prepare(data: Path, config: TrainConfig, log: RunLog, *, split: bool = True,
         device=device,
         precision=precision.name,
         workers=default_workers() if config.workers is None else config.workers,
-        audit=audited.report,
+        audit=audit,
         store=store,
         early=early,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from tillwatch.data.loader import balanced_loader, evaluation_loader
 from tillwatch.data.sampler import Draw
 from tillwatch.data.store import ClipStore
 from tillwatch.errors import ClipError, DataError
-from tillwatch.models.backbones import head_of
+from tillwatch.models.backbones import digest_around, head_of
 from tillwatch.models.precision import lay_out
 from tillwatch.models.saved import dataset_of, transform_of, true_fp32
 from tillwatch.training.feed import Feed
@@ -135,12 +134,7 @@ class Backbone:
 
     def digest(self) -> str:
         """Tells one backbone's weights from another's."""
-        own = {id(value) for value in (*self.head.parameters(), *self.head.buffers())}
-        digest = hashlib.blake2b(digest_size=16)
-        for name, value in self.network.state_dict(keep_vars=True).items():
-            if id(value) not in own:
-                digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest_around(self.network, self.head)
 
 
 def _features_of_side(

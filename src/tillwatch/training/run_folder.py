@@ -1,25 +1,35 @@
-"""The run folder: refusing, making and replacing it, and clips.csv."""
+"""The run folder: refusing, making, replacing and locking it, and clips.csv."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tillwatch.config import read_yaml
 from tillwatch.data.catalog import CLIPS_CSV, Skip
-from tillwatch.errors import RunError, TillwatchError, one_line
-from tillwatch.files import read_csv, write_csv
+from tillwatch.errors import RunError, TillwatchError, one_line, reason_of
+from tillwatch.files import read_csv, remove_parts, write_csv
 from tillwatch.training.prepare import Job
+from tillwatch.training.state import CHECKPOINTS, find_checkpoints
+
+if sys.platform != "win32":
+    import fcntl
+
+#: Lies in a run folder until the run is finished; locked by the process that trains it.
+UNFINISHED = "unfinished"
+_held: set[int] = set()  # descriptors of those that this process holds
 
 RUN_FILES = (
     "audit.json",
     "baselines.csv",
     "baselines.json",
     "classification_report.txt",
-    "clips.csv",
-    "config.yaml",
     "evaluation.json",
     "metrics.csv",
     "model.json",
@@ -28,8 +38,10 @@ RUN_FILES = (
     "model.skops",
     "predictions.csv",
     "report.html",
+    "clips.csv",
+    "config.yaml",  # these two last: they tell that a folder is a run's
 )
-RUN_FOLDERS = ("checkpoints", "evaluations")
+RUN_FOLDERS = (CHECKPOINTS, "evaluations")
 CLIPS_COLUMNS = ("path", "label", "group", "split", "frames", "fps", "seconds", "status")
 
 
@@ -51,8 +63,10 @@ def check_run_folder(out: Path, overwrite: bool, reads: Sequence[Path] = ()) -> 
         return
     if not out.is_dir():
         raise RunError(f"{out} is not a folder; give another --out.")
-    if not any(out.iterdir()):
-        return
+    if all(path.name == UNFINISHED or path.match(".*.part") for path in out.iterdir()):
+        return  # nothing, or a run that was killed before its first file
+    if not overwrite and (out / UNFINISHED).exists():
+        raise RunError(f"{out} holds a run that is not finished; {go_on(out)}, or --overwrite to replace it.")
     if not overwrite:
         raise RunError(f"{out} exists already; give another --out, or --overwrite to replace the run in it.")
     for path in reads:
@@ -62,23 +76,112 @@ def check_run_folder(out: Path, overwrite: bool, reads: Sequence[Path] = ()) -> 
         raise RunError(f"{out} holds files but no run, so --overwrite does not touch it; give another --out.")
 
 
-def claim_run_folder(out: Path) -> None:
-    """Makes the run folder, and removes the files of an older run; other files in it are left alone.
+@contextmanager
+def hold_run_folder(out: Path, *, begin: bool) -> Iterator[None]:
+    """Keeps other trainings out of a run folder, and marks it as unfinished until the block ends well.
+
+    The lock is the kernel's, so it goes with the process, however that ends.
+
+    Args:
+        out: the run folder.
+        begin: whether to make it, and to remove the files of an older run; other files in it are left alone.
 
     Raises:
-        RunError: if it cannot be written.
+        RunError: if it cannot be written, another process holds it, or there is nothing to go on with.
     """
+    with _locked(out, begin):
+        try:
+            yield
+            (out / UNFINISHED).unlink(missing_ok=True)
+        except OSError as error:
+            refusal = f"the file system refused: {one_line(error)}"
+            raise RunError(f"{refusal}. Make room or mend it, then {go_on(out)}") from None
+    for checkpoint in find_checkpoints(out / CHECKPOINTS):
+        with suppress(OSError):
+            checkpoint.unlink()
+
+
+def is_finished(run: Path) -> bool:
+    """Tells a finished run from one that can go on.
+
+    Raises:
+        RunError: if there is neither.
+    """
+    if not (run / "config.yaml").is_file():
+        raise RunError(f"{run} holds no run to go on with: it has no config.yaml.")
+    if (run / UNFINISHED).exists():
+        return False
+    if (run / "evaluation.json").is_file():
+        return True
+    raise RunError(f"{run} is of a version that could not go on; train again with --config {run / 'config.yaml'}.")
+
+
+def go_on(out: Path) -> str:
+    """Says how to go on with a run."""
+    return f"go on with: tillwatch train --resume {shlex.quote(str(out))}"
+
+
+@contextmanager
+def _locked(out: Path, begin: bool) -> Iterator[None]:
+    """Holds the lock on the file that marks a run as unfinished, which is made where a run begins."""
+    path = out / UNFINISHED
+    with ExitStack() as held:
+        try:
+            if begin:
+                out.mkdir(parents=True, exist_ok=True)
+            if sys.platform != "win32":  # Windows has no such locks, and removes no open file
+                # For reading, so that the disk can be remounted under it.
+                descriptor = os.open(path, os.O_RDONLY | (os.O_CREAT if begin else 0), 0o666)
+                held.callback(_release, descriptor)
+                _held.add(descriptor)
+                _lock(descriptor, out)
+            if begin:
+                # In place: a new file would not be the locked one.
+                path.write_text(f"This run is not finished; {go_on(out)}\n", encoding="utf-8")
+                _remove_run(out)
+            for folder in (out, out / CHECKPOINTS):
+                remove_parts(folder)
+        except OSError as error:
+            what_else = "give another --out." if begin else f"make it writable, then {go_on(out)}"
+            raise RunError(f"{out} cannot be written ({reason_of(error)}); {what_else}") from None
+        yield
+
+
+def _release(descriptor: int) -> None:
+    _held.discard(descriptor)
+    os.close(descriptor)
+
+
+def _lock(descriptor: int, out: Path) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-        for name in RUN_FILES:
-            (out / name).unlink(missing_ok=True)
-        for name in RUN_FOLDERS:
-            shutil.rmtree(out / name, ignore_errors=True)
-    except OSError as error:
-        raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}); give another --out.") from None
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"{out} is being trained by another process; wait for it, or give another --out.") from None
+    except OSError:  # a file system without such locks must not keep anybody from training
+        return
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), (out / UNFINISHED).stat()):
+            return
+    raise RunError(f"{out} was finished by another process just now.")
+
+
+def _let_go() -> None:
+    """Closes what a forked worker inherits of the lock: it must not outlive the process that trains."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def _remove_run(out: Path) -> None:
+    for name in RUN_FOLDERS:
+        if (out / name).exists():
+            shutil.rmtree(out / name)
+    for name in RUN_FILES:
+        (out / name).unlink(missing_ok=True)
 
 
 def _holds_run(out: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tillwatch.errors import reason_of
 from tillwatch.files import write_csv
 
 
@@ -50,7 +51,6 @@ class RunLog:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self._epochs: dict[Path, list[EpochMetrics]] = {}  # by folder: one log may follow several folds
         self._noted: set[str] = set()
 
     def say(self, line: str) -> None:
@@ -78,11 +78,17 @@ class RunLog:
             task = progress.add_task(what, total=total)
             yield lambda done, total: progress.update(task, completed=done, total=total)
 
-    def epoch(self, folder: Path, metrics: EpochMetrics, epochs: int, best: bool) -> None:
-        """Adds an epoch to metrics.csv in ``folder`` and prints it."""
-        of_folder = self._epochs.setdefault(folder, [])
-        of_folder.append(metrics)
-        write_csv(folder / "metrics.csv", COLUMNS, [_rounded(epoch) for epoch in of_folder])
+    def write_metrics(self, folder: Path, so_far: Sequence[EpochMetrics]) -> None:
+        """Writes metrics.csv in ``folder``, whole; where that fails, says so: the next epoch tries again."""
+        try:
+            write_csv(folder / "metrics.csv", COLUMNS, [_rounded(epoch) for epoch in so_far])
+        except OSError as error:
+            self.note(f"metrics.csv was not written ({reason_of(error)}); it is written whole after the next epoch.")
+
+    def epoch(self, folder: Path, so_far: Sequence[EpochMetrics], epochs: int, best: bool) -> None:
+        """Writes metrics.csv in ``folder`` and prints the last epoch."""
+        self.write_metrics(folder, so_far)
+        metrics = so_far[-1]
         validation = (
             ""
             if metrics.val_loss is None

@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM in a training: the step is finished and saved, and the message says how to go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from tillwatch.errors import Interrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Takes the two signals while its block lasts; in another thread than the main one, nothing.
+
+    Within :meth:`deferred` the first signal waits in :attr:`asked` until whoever trains is ready; elsewhere, and
+    the second time, it raises at once.
+
+    Args:
+        go_on: what to do to go on, for the message.
+
+    Attributes:
+        asked: the signal that waits; None if there is none.
+    """
+
+    def __init__(self, go_on: str) -> None:
+        self.go_on = go_on
+        self.asked: int | None = None
+        self._deferring = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {signum: signal.signal(signum, self._take) for signum in _SIGNALS}
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Lets a first signal wait.
+
+        Raises:
+            Interrupted: after the block, if one still waits.
+        """
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+        if self.asked is not None:
+            raise self.stop(self.asked)
+
+    def stop(self, signum: int, where: str = "") -> Interrupted:
+        """Returns what to raise.
+
+        Args:
+            signum: the signal.
+            where: what is saved, in words.
+        """
+        return Interrupted(f"interrupted{where and f' {where}'}; {self.go_on}", signum)
+
+    def _take(self, signum: int, _frame: FrameType | None) -> None:
+        if not self._deferring or self.asked is not None:
+            raise self.stop(signum)
+        self.asked = signum
+        # Straight to the descriptor: whatever was interrupted may be in the middle of a print.
+        os.write(2, b"\ntillwatch: finishing the step, then saving; once more stops at once\n")
