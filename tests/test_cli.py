@@ -501,10 +501,12 @@ def test_a_folder_taken_away_midway_is_one_line(
     frame_root: Path, out: Path, refused: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*arguments: Any) -> None:
-        raise FileNotFoundError(2, "No such file or directory", str(out / "metrics.csv"))
+        raise FileNotFoundError(2, "No such file or directory", str(out / "model.pth"))
 
-    monkeypatch.setattr("tillwatch.training.runlog.write_csv", gone)
-    assert "the file system refused" in refused("train", frame_root, "--out", out, *tiny()).err
+    monkeypatch.setattr("tillwatch.training.finish.save_model", gone)
+    said = refused("train", frame_root, "--out", out, *tiny()).err
+    assert "the file system refused" in said
+    assert "go on with: tillwatch train --resume" in said
 
 
 def test_one_class_only_is_refused(frame_root: Path, out: Path, refused: Run) -> None:

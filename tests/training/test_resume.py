@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from training import broken_off
 from training.broken_off import Place, run_apart, start_apart
 
@@ -159,6 +160,16 @@ def test_a_run_that_is_being_trained_is_nobody_elses(
     assert learnt(run) == learnt(uninterrupted)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Computes with one thread, as the processes that are broken off do: with more, sums end in other digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_clip_deleted_midway_is_named_and_every_other_draw_stays(
     tiny_run: tuple[Path, Path], quiet: Any, tmp_path: Path
 ) -> None:
