@@ -500,7 +500,7 @@ def test_split_files_that_do_not_fit_are_refused(frame_root: Path, out: Path, tm
 def test_a_folder_taken_away_midway_is_one_line(
     frame_root: Path, out: Path, refused: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(*arguments: Any) -> None:
+    def gone(*arguments: Any, **options: Any) -> None:
         raise FileNotFoundError(2, "No such file or directory", str(out / "model.pth"))
 
     monkeypatch.setattr("tillwatch.training.finish.save_model", gone)
