@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -105,6 +106,7 @@ def classes_in(root: Path) -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir())
 
 
+@cache
 def matrix_peak(dtype: torch.dtype, device: str = "cpu", size: int = 4096) -> float:
     """Returns the best of many square matrix products of several sizes, in GFLOP/s.
 

@@ -40,6 +40,7 @@ def rows(frames: Path, quick: bool = False) -> list[Row]:
             resize=56,
             crop=48,
             lr=1e-3,
+            baselines=False,
             hold_out=False,  # so that the head learns from every clip
             plateau_on="train",
             keep="last",

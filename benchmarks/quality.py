@@ -66,9 +66,9 @@ def measure(task: Task, seed: int, path: str) -> dict[str, Any]:
         started = time.perf_counter()
         if path == "plain":
             with plain_convolutions():
-                evaluation = loop.train(folder / "data", folder / "run", config, RunLog())
+                evaluation = loop.train(folder / "data", folder / "run", config, RunLog(), pictures=False)
         else:
-            evaluation = loop.train(folder / "data", folder / "run", config, RunLog())
+            evaluation = loop.train(folder / "data", folder / "run", config, RunLog(), pictures=False)
         seconds = time.perf_counter() - started
         precision = next(
             line.split()[1] for line in (folder / "run/config.yaml").read_text().splitlines() if "precision" in line

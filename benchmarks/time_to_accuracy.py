@@ -15,6 +15,7 @@ import argparse
 import math
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,8 +33,8 @@ COMPARED = ("fast", "default")
 _COLUMNS = ("recipe", "seed", "seconds", "reached")
 
 
-class _ReachedError(Exception):
-    """Ends a training."""
+class _EndedError(Exception):
+    """Ends a training, with nothing made of it."""
 
 
 class StopWatch(RunLog):
@@ -41,20 +42,24 @@ class StopWatch(RunLog):
 
     Args:
         early_epochs: how many are not of full size.
+
+    Attributes:
+        reached: whether one was; the last epoch ends the training all the same.
     """
 
     def __init__(self, early_epochs: int) -> None:
         super().__init__()
         self.early_epochs = early_epochs
-        self.seconds = 0.0
+        self.seconds, self.reached = 0.0, False
 
     def epoch(self, folder: Path, so_far: Sequence[EpochMetrics], epochs: int, best: bool) -> None:
         """Notes an epoch as every log does."""
         super().epoch(folder, so_far, epochs, best)
         metrics = so_far[-1]
         self.seconds += metrics.seconds
-        if metrics.epoch > self.early_epochs and (metrics.val_balanced_accuracy or 0) >= REACHED:
-            raise _ReachedError
+        self.reached = metrics.epoch > self.early_epochs and (metrics.val_balanced_accuracy or 0) >= REACHED
+        if self.reached or metrics.epoch == epochs:
+            raise _EndedError
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,9 @@ def until_reached(recipe: str, task: Task, seed: int) -> Until:
         config = task.make(folder / "data", seed)
         config = replace(config, cache_folder=folder / "cache", baselines=False, **RECIPES[recipe])
         watch = StopWatch(config.early_epochs)
-        try:
+        with suppress(_EndedError):
             train(folder / "data", folder / "run", config, watch)
-        except _ReachedError:
-            return Until(watch.seconds, True)
-        return Until(watch.seconds, False)
+        return Until(watch.seconds, watch.reached)
 
 
 def measure_all(results: Path, task: Task, seeds: Sequence[int]) -> dict[str, list[Until]]:

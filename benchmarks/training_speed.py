@@ -106,12 +106,11 @@ def measure(
                 seconds[name].append(contender.step())
     for contender in contenders.values():
         contender.stop()
-    peaks: dict[torch.dtype, float] = {}
     gflop = GFLOP_PER_CLIP_OF_32 * num_frames / 32
     speeds = {}
     for name, values in seconds.items():
         median, dtype = statistics.median(values), torch.bfloat16 if "bf16" in name else torch.float32
-        peak = peaks[dtype] = peaks.get(dtype) or matrix_peak(dtype)
+        peak = matrix_peak(dtype)
         speeds[name] = Speed(seconds=median, share_of_peak=gflop / median / peak, peak=peak)
     return speeds
 
