@@ -1,7 +1,7 @@
 """Cost against size: catalog and split of a million clips, how even the split is, an epoch's overhead per clip.
 
     python benchmarks/scale.py           # a million clips; minutes, and a million empty files in a temporary folder
-    python benchmarks/scale.py --quick   # fifty thousand
+    python benchmarks/scale.py --quick   # twenty thousand
 
 The catalog is searched, its rows read, its groups and short clips settled as training does it; only the files are
 not opened, since there is nothing in them. Each case runs in a process of its own. How even a split is:
@@ -314,7 +314,7 @@ def rows(quick: bool) -> list[Row]:
     """
     torch.set_num_threads(1)
     return [
-        *catalog_rows(catalog_figures(50_000 if quick else 1_000_000)),
+        *catalog_rows(catalog_figures(20_000 if quick else 1_000_000)),
         *quality_rows(quality_figures(60 if quick else 300)),
         *(
             epoch_row(epoch_figures(workers, 1, FEW_SIZES) if quick else epoch_figures(workers, 3))

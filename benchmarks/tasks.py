@@ -30,7 +30,7 @@ CLIPS_PER_CAMERA = 8
 NOISE = 60.0
 
 #: For a look at whether everything runs.
-SMALL: dict[str, Any] = {"resize": 36, "crop": 32}
+SMALL: dict[str, Any] = {"num_frames": 4, "resize": 36, "crop": 32}
 
 _SIZE: dict[str, Any] = {"num_frames": 8, "resize": 56, "crop": 48, "batch_size": 8, "weights": "none"}
 
