@@ -20,6 +20,7 @@ from tillwatch.config import (
     RECIPES,
     MaybeWhole,
     Names,
+    NegativesConfig,
     ScanConfig,
     TrainConfig,
     Whole,
@@ -32,6 +33,7 @@ from tillwatch.errors import ConfigError, RunError, TillwatchError, did_you_mean
 if TYPE_CHECKING:
     from tillwatch.data.store import ClipStore, Entry
     from tillwatch.detection.incidents import Incident
+    from tillwatch.detection.negatives import Negatives
     from tillwatch.detection.results import Recording, Scan
     from tillwatch.detection.scanner import Plan
     from tillwatch.evaluation.evaluate import Evaluation
@@ -467,6 +469,7 @@ def scan(
     out: Path,
     threshold: float | None = None,
     settings: Annotated[ScanConfig, Parameter(name="*")] = ScanConfig(),  # noqa: B008
+    negatives: Annotated[NegativesConfig, Parameter(name="*")] = NegativesConfig(),  # noqa: B008
 ) -> None:
     """Find the event in hours of footage: scores of every window, and incidents.
 
@@ -479,12 +482,14 @@ def scan(
         out: folder for scores.csv, incidents.csv, incidents.jsonl, scan.json and timeline.html.
         threshold: event score that starts an incident; the model's operating point unless given.
     """
+    from tillwatch.detection.negatives import prepare_negatives
     from tillwatch.detection.results import timecode
     from tillwatch.detection.scanner import plan_scan
     from tillwatch.training.runlog import RunLog
 
     log = RunLog()
     plan = plan_scan(run, videos, settings, threshold)
+    keep = prepare_negatives(negatives, plan.classifier.spec, [source.file for source in plan.sources])
     for note in plan.notes:
         log.note(note)
     if threshold is None and plan.classifier.operating_point.unit == "clip":
@@ -504,7 +509,8 @@ def scan(
         f"{len(found)} incidents in {done.hours:.2f} h of {len(done.recordings)} files, {windows} windows scored; "
         f"{len(done.left_out)} files left out; all is in {out}"
     )
-    if done.left_out:
+    uncut = [] if keep is None else _keep_negatives(keep, done, log)
+    if done.left_out or uncut:
         sys.exit(3)
 
 
@@ -735,6 +741,17 @@ def _run_scan(
             left_out=lambda file, reason: _warn(f"{file} left out: {reason}."),
         )
         return run_scan(plan, out, overwrite=settings.overwrite, listener=listener)
+
+
+def _keep_negatives(keep: Negatives, done: Scan, log: RunLog) -> Sequence[tuple[str, str]]:
+    from tillwatch.detection.negatives import keep_negatives
+
+    with log.progress("cutting false alarms") as on_file:
+        kept = keep_negatives(keep, done, on_file)
+    for file, reason in kept.left_out:
+        _warn(f"{file} left out: {reason}.")
+    print("; ".join(kept.lines(keep)))
+    return kept.left_out
 
 
 def _apply_config_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
