@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -565,7 +565,7 @@ def evidence(
     out: Path,
     around: float = 5.0,
 ) -> None:
-    """Collect a clip of each incident of a scan, cut from the original without encoding it anew, and hashes of it all.
+    """Collect a clip of each incident, cut from the original without encoding it anew, filmstrips, and hashes of all.
 
     Args:
         scan: folder that tillwatch scan wrote.
@@ -579,7 +579,9 @@ def evidence(
         collected = collect(scan, out, around_s=around, on_incident=on_incident)
     for incident, reason in collected.left_out:
         _warn(f"no clip of {incident}: {reason}")
-    print(f"{collected.clips} clips, the scan's tables and manifest.json are in {out}")
+    print(
+        f"{collected.clips} clips, {collected.filmstrips} filmstrips, the scan's tables and manifest.json are in {out}"
+    )
     if collected.left_out:
         sys.exit(3)
 
@@ -601,6 +603,34 @@ def verify(folder: Path) -> None:
     if changes:
         raise RunError(f"{folder} is not what was collected: {len(changes)} of its files differ.")
     print(f"{folder} is as it was collected")
+
+
+@app.command
+def prune_evidence(
+    *folders: Path,
+    retention_days: Whole,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Delete evidence that was collected so many days ago or more: what its manifest names, and nothing else.
+
+    Each file deleted is listed. Exit code 0: all that was old enough is gone; 3: something stays, each named.
+
+    Args:
+        folders: that tillwatch evidence wrote, or folders of such folders.
+        retention_days: how many days evidence is kept, from the day it was collected.
+        dry_run: list what would be deleted, and delete nothing.
+    """
+    from tillwatch.detection.retention import prune
+
+    pruned = prune(folders, retention_days, now=datetime.now(UTC), dry_run=dry_run)
+    for path in pruned.deleted:
+        print(path)
+    for path, reason in pruned.staying:
+        _warn(f"{path} stays: {reason}.")
+    would = "would be deleted" if dry_run else "deleted"
+    print(f"{len(pruned.deleted)} files of {pruned.old} folders {would}; {pruned.kept} folders are kept")
+    if pruned.staying:
+        sys.exit(3)
 
 
 @app.command

@@ -14,6 +14,10 @@ import pytest
 
 from tillwatch.cli import main
 from tillwatch.data.video import decode_video
+from tillwatch.detection.incidents import Rule
+from tillwatch.detection.results import Recording, WindowScore, write_scan
+from tillwatch.detection.results import Scan as ScanResult
+from tillwatch.detection.timeline import write_timeline
 
 MakeFootage = Callable[..., Path]
 CutLosslessly = Callable[..., Path]
@@ -124,3 +128,37 @@ def footage(tmp_path: Path, make_footage: MakeFootage) -> Path:
     make_footage(tmp_path / "footage" / "till2_20260301_0815.mp4", range(125), bright=range(50, 80))
     make_footage(tmp_path / "footage" / "till2_20260301_0820.mp4", range(60))
     return tmp_path / "footage"
+
+
+@pytest.fixture
+def scan_folder(tmp_path: Path, make_footage: MakeFootage) -> Path:
+    """A scan of two files with an incident in each; the second tells no times."""
+    recordings = []
+    for name in ("a.mp4", "b.h264"):
+        path = make_footage(tmp_path / name, list(range(80)))
+        score = WindowScore(region="whole", number=4, start_s=2.0, end_s=3.0, frames=25, probabilities=(0.9, 0.1))
+        recordings.append(
+            Recording(
+                file=name,
+                path=str(path),
+                camera="c",
+                seconds=4.0,
+                started=None,
+                regions={"whole": None},
+                scores=[score],
+            )
+        )
+    result = ScanResult(
+        model={"path": "run", "arch": "tinynet", "sha256": "abc"},
+        classes=("theft", "normal"),
+        event=("theft",),
+        window_s=1.0,
+        stride_s=0.5,
+        rule=Rule(threshold=0.5),
+        rule_source="",
+        recordings=tuple(recordings),
+        left_out={},
+    )
+    (tmp_path / "scan").mkdir()
+    write_timeline(tmp_path / "scan", result, write_scan(tmp_path / "scan", result))
+    return tmp_path / "scan"
