@@ -504,10 +504,10 @@ def scan(
             f"{recording.camera} {recording.file} {'+'.join(incident.regions)}: {incident.label} "
             f"{timecode(incident.start_s)} to {timecode(incident.end_s)}, peak {incident.peak:.3f}"
         )
-    windows = sum(len(recording.scores) for recording in done.recordings)
+    skipped = f", {done.gated} skipped because nothing moves in them" if done.gate == "auto" else ""
     print(
-        f"{len(found)} incidents in {done.hours:.2f} h of {len(done.recordings)} files, {windows} windows scored; "
-        f"{len(done.left_out)} files left out; all is in {out}"
+        f"{len(found)} incidents in {done.hours:.2f} h of {len(done.recordings)} files, "
+        f"{done.windows} windows scored{skipped}; {len(done.left_out)} files left out; all is in {out}"
     )
     uncut = [] if keep is None else _keep_negatives(keep, done, log)
     if done.left_out or uncut:

@@ -222,6 +222,7 @@ class ScanConfig:
         smoothing: windows, an odd number, that a score is the mean of.
         min_seconds: incidents that are shorter are dropped.
         merge_gap: incidents at most so many seconds apart are one; a window unless given.
+        gate: auto skips windows in which nothing moves, without asking the model; what that costs must be measured.
         device: auto takes a GPU where there is one.
         overwrite: replace another scan in the folder.
     """
@@ -234,6 +235,7 @@ class ScanConfig:
     smoothing: Whole = 1
     min_seconds: float = 0.0
     merge_gap: float | None = None
+    gate: Literal["auto", "off"] = "off"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     overwrite: Annotated[bool, Parameter(negative=())] = False
 

@@ -37,7 +37,7 @@ def footage_frame(place: int, height: int, width: int, bright: bool) -> av.Video
 def make_footage() -> MakeFootage:
     """Returns a function that writes a recording: ``make_footage(path, ticks, time_base, rate, codec="libx264")``.
 
-    Frames in ``bright`` look like the event of the tiny network.
+    Frames in ``bright`` look like the event of the tiny network; ``picture`` draws other frames.
     """
 
     def make(
@@ -48,6 +48,7 @@ def make_footage() -> MakeFootage:
         codec: str = "libx264",
         size: tuple[int, int] = (48, 64),
         bright: range = range(0),
+        picture: Callable[[int], av.VideoFrame] | None = None,
         **options: str,
     ) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ def make_footage() -> MakeFootage:
             stream.thread_count = 1
             stream.codec_context.time_base = time_base
             for place, tick in enumerate(ticks):
-                frame = footage_frame(place, *size, place in bright)
+                frame = footage_frame(place, *size, place in bright) if picture is None else picture(place)
                 frame.pts, frame.time_base = tick, time_base
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
