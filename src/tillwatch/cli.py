@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -20,6 +20,7 @@ from tillwatch.config import (
     RECIPES,
     MaybeWhole,
     Names,
+    NegativesConfig,
     ScanConfig,
     TrainConfig,
     Whole,
@@ -32,6 +33,7 @@ from tillwatch.errors import ConfigError, Interrupted, RunError, TillwatchError,
 if TYPE_CHECKING:
     from tillwatch.data.store import ClipStore, Entry
     from tillwatch.detection.incidents import Incident
+    from tillwatch.detection.negatives import Negatives
     from tillwatch.detection.results import Recording, Scan
     from tillwatch.detection.scanner import Plan
     from tillwatch.evaluation.evaluate import Evaluation
@@ -483,6 +485,7 @@ def scan(
     out: Path,
     threshold: float | None = None,
     settings: Annotated[ScanConfig, Parameter(name="*")] = ScanConfig(),  # noqa: B008
+    negatives: Annotated[NegativesConfig, Parameter(name="*")] = NegativesConfig(),  # noqa: B008
 ) -> None:
     """Find the event in hours of footage: scores of every window, and incidents.
 
@@ -495,12 +498,14 @@ def scan(
         out: folder for scores.csv, incidents.csv, incidents.jsonl, scan.json and timeline.html.
         threshold: event score that starts an incident; the model's operating point unless given.
     """
+    from tillwatch.detection.negatives import prepare_negatives
     from tillwatch.detection.results import timecode
     from tillwatch.detection.scanner import plan_scan
     from tillwatch.training.runlog import RunLog
 
     log = RunLog()
     plan = plan_scan(run, videos, settings, threshold)
+    keep = prepare_negatives(negatives, plan.classifier.spec, [source.file for source in plan.sources])
     for note in plan.notes:
         log.note(note)
     if threshold is None and plan.classifier.operating_point.unit == "clip":
@@ -515,12 +520,13 @@ def scan(
             f"{recording.camera} {recording.file} {'+'.join(incident.regions)}: {incident.label} "
             f"{timecode(incident.start_s)} to {timecode(incident.end_s)}, peak {incident.peak:.3f}"
         )
-    windows = sum(len(recording.scores) for recording in done.recordings)
+    skipped = f", {done.gated} skipped because nothing moves in them" if done.gate == "auto" else ""
     print(
-        f"{len(found)} incidents in {done.hours:.2f} h of {len(done.recordings)} files, {windows} windows scored; "
-        f"{len(done.left_out)} files left out; all is in {out}"
+        f"{len(found)} incidents in {done.hours:.2f} h of {len(done.recordings)} files, "
+        f"{done.windows} windows scored{skipped}; {len(done.left_out)} files left out; all is in {out}"
     )
-    if done.left_out:
+    uncut = [] if keep is None else _keep_negatives(keep, done, log)
+    if done.left_out or uncut:
         sys.exit(3)
 
 
@@ -575,7 +581,7 @@ def evidence(
     out: Path,
     around: float = 5.0,
 ) -> None:
-    """Collect a clip of each incident of a scan, cut from the original without encoding it anew, and hashes of it all.
+    """Collect a clip of each incident, cut from the original without encoding it anew, filmstrips, and hashes of all.
 
     Args:
         scan: folder that tillwatch scan wrote.
@@ -589,7 +595,9 @@ def evidence(
         collected = collect(scan, out, around_s=around, on_incident=on_incident)
     for incident, reason in collected.left_out:
         _warn(f"no clip of {incident}: {reason}")
-    print(f"{collected.clips} clips, the scan's tables and manifest.json are in {out}")
+    print(
+        f"{collected.clips} clips, {collected.filmstrips} filmstrips, the scan's tables and manifest.json are in {out}"
+    )
     if collected.left_out:
         sys.exit(3)
 
@@ -611,6 +619,34 @@ def verify(folder: Path) -> None:
     if changes:
         raise RunError(f"{folder} is not what was collected: {len(changes)} of its files differ.")
     print(f"{folder} is as it was collected")
+
+
+@app.command
+def prune_evidence(
+    *folders: Path,
+    retention_days: Whole,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Delete evidence that was collected so many days ago or more: what its manifest names, and nothing else.
+
+    Each file deleted is listed. Exit code 0: all that was old enough is gone; 3: something stays, each named.
+
+    Args:
+        folders: that tillwatch evidence wrote, or folders of such folders.
+        retention_days: how many days evidence is kept, from the day it was collected.
+        dry_run: list what would be deleted, and delete nothing.
+    """
+    from tillwatch.detection.retention import prune
+
+    pruned = prune(folders, retention_days, now=datetime.now(UTC), dry_run=dry_run)
+    for path in pruned.deleted:
+        print(path)
+    for path, reason in pruned.staying:
+        _warn(f"{path} stays: {reason}.")
+    would = "would be deleted" if dry_run else "deleted"
+    print(f"{len(pruned.deleted)} files of {pruned.old} folders {would}; {pruned.kept} folders are kept")
+    if pruned.staying:
+        sys.exit(3)
 
 
 @app.command
@@ -754,6 +790,17 @@ def _run_scan(
             left_out=lambda file, reason: _warn(f"{file} left out: {reason}."),
         )
         return run_scan(plan, out, overwrite=settings.overwrite, listener=listener)
+
+
+def _keep_negatives(keep: Negatives, done: Scan, log: RunLog) -> Sequence[tuple[str, str]]:
+    from tillwatch.detection.negatives import keep_negatives
+
+    with log.progress("cutting false alarms") as on_file:
+        kept = keep_negatives(keep, done, on_file)
+    for file, reason in kept.left_out:
+        _warn(f"{file} left out: {reason}.")
+    print("; ".join(kept.lines(keep)))
+    return kept.left_out
 
 
 def _apply_config_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:

@@ -226,6 +226,7 @@ class ScanConfig:
         smoothing: windows, an odd number, that a score is the mean of.
         min_seconds: incidents that are shorter are dropped.
         merge_gap: incidents at most so many seconds apart are one; a window unless given.
+        gate: auto skips windows in which nothing moves, without asking the model; what that costs must be measured.
         device: auto takes a GPU where there is one.
         overwrite: replace another scan in the folder.
     """
@@ -238,12 +239,49 @@ class ScanConfig:
     smoothing: Whole = 1
     min_seconds: float = 0.0
     merge_gap: float | None = None
+    gate: Literal["auto", "off"] = "off"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     overwrite: Annotated[bool, Parameter(negative=())] = False
 
     def __post_init__(self) -> None:
         if self.roi and self.cameras is not None:
             raise ConfigError("--roi and --cameras exclude each other; give one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativesConfig:
+    """Which false alarms of a scan are kept as training clips.
+
+    Attributes:
+        collect_negatives: folder of clips that the worst false alarms are added to; needs --truth or --no-events.
+        truth: table file,start,end of all events in the footage: incidents apart from them are false alarms.
+        no_events: the footage holds no event, so every incident is a false alarm.
+        max_negatives: at most so many, those with the highest peaks.
+        negatives_class: class of the clips; the model's only class that is no event unless given.
+    """
+
+    collect_negatives: Path | None = None
+    truth: Path | None = None
+    no_events: Annotated[bool, Parameter(negative=())] = False
+    max_negatives: Whole = 50
+    negatives_class: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.collect_negatives is None:
+            if self.truth is not None or self.no_events or self.negatives_class is not None:
+                raise ConfigError(
+                    "--truth, --no-events and --negatives-class go with --collect-negatives; give it too."
+                )
+            return
+        if self.truth is not None and self.no_events:
+            raise ConfigError("--truth and --no-events exclude each other; give one.")
+        if self.truth is None and not self.no_events:
+            raise ConfigError(
+                "--collect-negatives needs --truth TRUTH.csv, or a true event would be learnt as a false alarm; "
+                "say --no-events if the footage holds none."
+            )
+        if self.max_negatives < 1:
+            raise ConfigError(f"--max-negatives is {self.max_negatives}; it must be at least 1.")
 
 
 #: What `--recipe` changes of the defaults. `original` is the well-known script; docs/recipes.md says where it differs.

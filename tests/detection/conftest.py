@@ -12,10 +12,16 @@ import av
 import numpy as np
 import pytest
 
+from tillwatch.cli import main
 from tillwatch.data.video import decode_video
+from tillwatch.detection.incidents import Rule
+from tillwatch.detection.results import Recording, WindowScore, write_scan
+from tillwatch.detection.results import Scan as ScanResult
+from tillwatch.detection.timeline import write_timeline
 
 MakeFootage = Callable[..., Path]
 CutLosslessly = Callable[..., Path]
+Scan = Callable[..., tuple[int, str, str]]
 
 
 def footage_frame(place: int, height: int, width: int, bright: bool) -> av.VideoFrame:
@@ -31,7 +37,7 @@ def footage_frame(place: int, height: int, width: int, bright: bool) -> av.Video
 def make_footage() -> MakeFootage:
     """Returns a function that writes a recording: ``make_footage(path, ticks, time_base, rate, codec="libx264")``.
 
-    Frames in ``bright`` look like the event of the tiny network.
+    Frames in ``bright`` look like the event of the tiny network; ``picture`` draws other frames.
     """
 
     def make(
@@ -42,6 +48,7 @@ def make_footage() -> MakeFootage:
         codec: str = "libx264",
         size: tuple[int, int] = (48, 64),
         bright: range = range(0),
+        picture: Callable[[int], av.VideoFrame] | None = None,
         **options: str,
     ) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +59,7 @@ def make_footage() -> MakeFootage:
             stream.thread_count = 1
             stream.codec_context.time_base = time_base
             for place, tick in enumerate(ticks):
-                frame = footage_frame(place, *size, place in bright)
+                frame = footage_frame(place, *size, place in bright) if picture is None else picture(place)
                 frame.pts, frame.time_base = tick, time_base
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
@@ -100,3 +107,59 @@ def cut_losslessly() -> CutLosslessly:
         return clip
 
     return cut
+
+
+@pytest.fixture
+def scan(tiny_run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> Scan:
+    """Scans with the tiny network: ``scan(*videos, "--out", out, ...)`` gives (exit code, out, err)."""
+
+    def run(*arguments: object, model: Path = tiny_run[1]) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            main(["scan", str(model), *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(str(exited.value.code)), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def footage(tmp_path: Path, make_footage: MakeFootage) -> Path:
+    """Two recordings of one till: three bright seconds in the first, from 2 s to 3.2 s."""
+    make_footage(tmp_path / "footage" / "till2_20260301_0815.mp4", range(125), bright=range(50, 80))
+    make_footage(tmp_path / "footage" / "till2_20260301_0820.mp4", range(60))
+    return tmp_path / "footage"
+
+
+@pytest.fixture
+def scan_folder(tmp_path: Path, make_footage: MakeFootage) -> Path:
+    """A scan of two files with an incident in each; the second tells no times."""
+    recordings = []
+    for name in ("a.mp4", "b.h264"):
+        path = make_footage(tmp_path / name, list(range(80)))
+        score = WindowScore(region="whole", number=4, start_s=2.0, end_s=3.0, frames=25, probabilities=(0.9, 0.1))
+        recordings.append(
+            Recording(
+                file=name,
+                path=str(path),
+                camera="c",
+                seconds=4.0,
+                started=None,
+                regions={"whole": None},
+                scores=[score],
+            )
+        )
+    result = ScanResult(
+        model={"path": "run", "arch": "tinynet", "sha256": "abc"},
+        classes=("theft", "normal"),
+        event=("theft",),
+        window_s=1.0,
+        stride_s=0.5,
+        rule=Rule(threshold=0.5),
+        rule_source="",
+        recordings=tuple(recordings),
+        left_out={},
+    )
+    (tmp_path / "scan").mkdir()
+    write_timeline(tmp_path / "scan", result, write_scan(tmp_path / "scan", result))
+    return tmp_path / "scan"

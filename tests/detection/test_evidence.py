@@ -10,14 +10,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tillwatch.cli import main
 from tillwatch.data.video import decode_video, read_video
 from tillwatch.detection.evidence import remux
-from tillwatch.detection.incidents import Rule
-from tillwatch.detection.results import Recording, Scan, WindowScore, write_scan
-from tillwatch.detection.timeline import write_timeline
 from tillwatch.errors import ClipError
+from tillwatch.files import sha256_of
 
 MakeFootage = Callable[..., Path]
 
@@ -79,40 +78,6 @@ def test_a_stream_without_times_is_named(tmp_path: Path, make_footage: MakeFoota
         remux(source, 0, 1, tmp_path / "clip")
 
 
-@pytest.fixture
-def scan_folder(tmp_path: Path, make_footage: MakeFootage) -> Path:
-    """A scan of two files with an incident in each; the second tells no times."""
-    recordings = []
-    for name in ("a.mp4", "b.h264"):
-        path = make_footage(tmp_path / name, list(range(80)))
-        score = WindowScore(region="whole", number=4, start_s=2.0, end_s=3.0, frames=25, probabilities=(0.9, 0.1))
-        recordings.append(
-            Recording(
-                file=name,
-                path=str(path),
-                camera="c",
-                seconds=4.0,
-                started=None,
-                regions={"whole": None},
-                scores=[score],
-            )
-        )
-    scan = Scan(
-        model={"path": "run", "arch": "tinynet", "sha256": "abc"},
-        classes=("theft", "normal"),
-        event=("theft",),
-        window_s=1.0,
-        stride_s=0.5,
-        rule=Rule(threshold=0.5),
-        rule_source="",
-        recordings=tuple(recordings),
-        left_out={},
-    )
-    (tmp_path / "scan").mkdir()
-    write_timeline(tmp_path / "scan", scan, write_scan(tmp_path / "scan", scan))
-    return tmp_path / "scan"
-
-
 def test_a_clip_of_each_incident_and_a_manifest(
     scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,7 +85,9 @@ def test_a_clip_of_each_incident_and_a_manifest(
     assert run("evidence", scan_folder, "--out", out, "--around", "0.5") == 3
     assert "no clip of b.h264 at 00:00:02.000: it tells no times" in capsys.readouterr().err
     assert {entry.name for entry in out.iterdir()} == {
+        "0001_a_00-00-02.jpg",
         "0001_a_00-00-02.mp4",
+        "0002_b_00-00-02.jpg",
         "incidents.csv",
         "scores.csv",
         "scan.json",
@@ -139,11 +106,28 @@ def test_a_clip_of_each_incident_and_a_manifest(
     assert run("evidence", scan_folder, "--out", out) == 2  # nothing is written over
 
 
+def test_a_filmstrip_shows_the_incident_with_a_clip_or_without(scan_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "evidence"
+    run("evidence", scan_folder, "--out", out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    for entry in manifest["incidents"]:
+        strip = np.asarray(Image.open(out / entry["filmstrip"]).convert("RGB"))
+        assert strip.shape == (180, 6 * 240 + 5 * 4, 3)
+        assert manifest["files"][entry["filmstrip"]] == sha256_of(out / entry["filmstrip"])
+        frames = [frame.to_ndarray(format="rgb24") for frame in decode_video(tmp_path / entry["file"])]
+        originals = np.stack([np.asarray(Image.fromarray(frame).resize((240, 180))) for frame in frames]).astype(int)
+        for part in range(6):
+            picture = strip[:, 244 * part : 244 * part + 240].astype(int)
+            nearest = int(np.abs(originals - picture).mean((1, 2, 3)).argmin())
+            # The incident lasts from 2 s to 3 s: the middle of each sixth of it.
+            assert nearest == int((2 + (2 * part + 1) / 12) * 25)
+
+
 def test_one_changed_byte_is_noticed(scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "evidence"
     run("evidence", scan_folder, "--out", out)
     files = sorted(out.iterdir())
-    assert len(files) == 7
+    assert len(files) == 9
     for path in files:
         honest = path.read_bytes()
         data = bytearray(honest)

@@ -30,28 +30,6 @@ FILES = {"incidents.csv", "incidents.jsonl", "journal.jsonl", "scan.json", "scor
 GRID = ("--window", "1.1", "--stride", "0.5")
 
 
-@pytest.fixture
-def scan(tiny_run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> Scan:
-    """Scans with the tiny network: ``scan(*videos, "--out", out, ...)`` gives (exit code, out, err)."""
-
-    def run(*arguments: object, model: Path = tiny_run[1]) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exited:
-            main(["scan", str(model), *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(str(exited.value.code)), captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def footage(tmp_path: Path, make_footage: MakeFootage) -> Path:
-    """Two recordings of one till: three bright seconds in the first, from 2 s to 3.2 s."""
-    make_footage(tmp_path / "footage" / "till2_20260301_0815.mp4", range(125), bright=range(50, 80))
-    make_footage(tmp_path / "footage" / "till2_20260301_0820.mp4", range(60))
-    return tmp_path / "footage"
-
-
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -14,6 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
+from tillwatch.clip_spec import Roi
 from tillwatch.data.catalog import CLIPS_CSV
 from tillwatch.data.playback import Damage, play, timing_of_packets
 from tillwatch.data.recordings import recorded
@@ -33,12 +34,20 @@ _LONGEST_LABEL = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """A clip to cut: of which file, from when to when in seconds, and its class."""
+    """A clip to cut: of which file, from when to when in seconds, and its class; of all of the picture or a region."""
 
     file: str
     start_s: float
     end_s: float
     label: str
+    region: str = ""
+    roi: Roi | None = None
+
+    def name(self, source: Source) -> str:
+        """Returns the clip's path below the folder of all classes."""
+        stem = source.file.rsplit(".", 1)[0].strip("/").replace("/", "_")
+        region = f"_{self.region}" if self.region else ""
+        return f"{self.label}/{stem}_{round(self.start_s * 1000):08d}{region}.mp4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +76,7 @@ class CutSettings:
         if self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}; it must be at least 0.")
         for flag, label in (("--label", self.label), ("--normal", self.normal)):
-            if label is not None and not _is_class_name(label):
+            if label is not None and not is_class_name(label):
                 raise ConfigError(f"{flag} is {label!r}; a class must be able to name a folder, without a comma.")
 
 
@@ -121,7 +130,7 @@ def cut(
         by_file[one.file].append(one)
     try:
         for done, (file, cuts) in enumerate(by_file.items(), start=1):
-            written, failed = _cut_file(sources[file], cuts, dst)
+            written, failed = cut_file(sources[file], cuts, dst)
             rows += written
             left_out += failed
             on_file(done, len(by_file))
@@ -173,13 +182,14 @@ def _labelled(events: Sequence[TrueEvent], table: Path, settings: CutSettings) -
         label = event.label or settings.label
         if label is None:
             raise DataError(f"{table}: the event in {event.file} at {event.start_s:g} s has no label; give --label.")
-        if not _is_class_name(label) or label == settings.normal:
+        if not is_class_name(label) or label == settings.normal:
             raise DataError(f"{table}: {label!r} cannot be the class of an event; name another.")
         labelled.append(TrueEvent(file=event.file, start_s=event.start_s, end_s=event.end_s, label=label))
     return labelled
 
 
-def _is_class_name(label: str) -> bool:
+def is_class_name(label: str) -> bool:
+    """Whether a label can name a folder of clips."""
     hidden = label.startswith(".") or label != label.strip()
     return 0 < len(label) <= _LONGEST_LABEL and not hidden and not set(label) & set(',/\\\0"\n')
 
@@ -227,11 +237,24 @@ def _take(
     return None
 
 
-def _cut_file(source: Source, cuts: Sequence[Cut], dst: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """Cuts all clips of one file while it is played once; returns rows of clips.csv, and what could not be cut."""
+def cut_file(source: Source, cuts: Sequence[Cut], dst: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Cuts all clips of one file while it is played once.
+
+    Args:
+        source: the file.
+        cuts: what to cut out of it.
+        dst: the clips go into the folders of their classes below.
+
+    Returns:
+        Rows of clips.csv, and what could not be cut with the reason.
+
+    Raises:
+        ClipError: if the file cannot be opened or holds no video.
+        OSError: if a clip cannot be written.
+    """
     timing = timing_of_packets(source.path)
     clock = Clock(timing.time_base, timing.interval)
-    coming = sorted((_Clip(one, _path_of(source, one, dst)) for one in cuts), key=lambda clip: clip.start)
+    coming = sorted((_Clip(one, dst / one.name(source)) for one in cuts), key=lambda clip: clip.start)
     damage, rows, failed = Damage(), [], []
     with contextlib.ExitStack() as unfinished:
         for clip in coming:
@@ -246,9 +269,9 @@ def _cut_file(source: Source, cuts: Sequence[Cut], dst: Path) -> tuple[list[dict
                 break
             inside = [clip for clip in left if clip.start <= now]
             if inside:
-                upright = _upright(frame)
+                pictures = {clip.cut.roi: _upright(frame, clip.cut.roi) for clip in inside}
                 for clip in inside:
-                    clip.add(upright, now, timing.time_base, timing.fps)
+                    clip.add(pictures[clip.cut.roi], now, timing.time_base, timing.fps)
         for clip in left:
             clip.finish()
     for clip in coming:
@@ -315,14 +338,11 @@ class _Clip:
             self.aside.unlink(missing_ok=True)
 
 
-def _upright(frame: av.VideoFrame) -> av.VideoFrame:
-    """Turns a frame as its file says it must be: the clip will not say it again."""
-    return av.VideoFrame.from_ndarray(np.asarray(to_image(frame)), format="rgb24") if frame.rotation else frame
-
-
-def _path_of(source: Source, one: Cut, dst: Path) -> Path:
-    stem = source.file.rsplit(".", 1)[0].strip("/").replace("/", "_")
-    return dst / one.label / f"{stem}_{round(one.start_s * 1000):08d}.mp4"
+def _upright(frame: av.VideoFrame, roi: Roi | None) -> av.VideoFrame:
+    """Turns a frame as its file says it must be, for the clip will not say it again, and cuts out a region."""
+    if roi is None and not frame.rotation:
+        return frame
+    return av.VideoFrame.from_ndarray(np.asarray(to_image(frame, roi)), format="rgb24")
 
 
 def _row(source: Source, one: Cut, path: str) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""Evidence of incidents: clips out of the original, not encoded again, and hashes that tell any change."""
+"""Evidence of incidents: clips out of the original, filmstrips, and hashes that tell any change."""
 
 from __future__ import annotations
 
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
@@ -14,18 +15,20 @@ from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
 
-from tillwatch.data.playback import timing_of_packets
-from tillwatch.data.video import video_stream
+from tillwatch.data.playback import Damage, play, timing_of_packets
+from tillwatch.data.video import to_image, video_stream
 from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, read_scan, timecode
 from tillwatch.detection.timeline import TIMELINE_HTML
-from tillwatch.detection.windows import seconds_exactly, timeline
+from tillwatch.detection.windows import Clock, seconds_exactly, timeline
 from tillwatch.errors import ClipError, ConfigError, DataError, RunError, one_line
-from tillwatch.files import sha256_of, write_json, write_text
+from tillwatch.files import replacing, sha256_of, write_json, write_text
 
 MANIFEST, SEAL = "manifest.json", "manifest.json.sha256"
 
 _FURTHER_BACK_S = 20
+_PICTURES, _PICTURE_HEIGHT, _GAP, _JPEG_QUALITY = 6, 180, 4, 85  # of a filmstrip
 
 _COPIED = (INCIDENTS_CSV, SCORES_CSV, SCAN_JSON, TIMELINE_HTML)
 _IN_MP4 = {"h264", "hevc", "mpeg4"}  # what else there is goes into Matroska, which takes all
@@ -33,9 +36,10 @@ _IN_MP4 = {"h264", "hevc", "mpeg4"}  # what else there is goes into Matroska, wh
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was collected: how many clips, and incidents without one, each with the reason."""
+    """What was collected: how many clips and filmstrips, and incidents without one, each with the reason."""
 
     clips: int
+    filmstrips: int
     left_out: tuple[tuple[str, str], ...]
 
 
@@ -48,7 +52,8 @@ def collect(
 ) -> Evidence:
     """Cuts a clip of each incident of a scan, copies what the scan wrote, and lists it all with its SHA-256.
 
-    Clips are made of the original's own packets, from the last key frame before, without sound.
+    Clips are made of the original's own packets, from the last key frame before, without sound. Beside each lies a
+    filmstrip of the incident; where there can be no clip, the filmstrip is made from the recording itself.
 
     Args:
         folder: of the scan.
@@ -71,6 +76,7 @@ def collect(
         out.mkdir(parents=True, exist_ok=True)
         incidents = scan.incidents()
         entries, left_out = [], []
+        without_clip: dict[str, list[tuple[dict[str, Any], Path]]] = {}
         for number, (recording, incident) in enumerate(incidents, start=1):
             entry: dict[str, Any] = {
                 "file": recording.file,
@@ -84,17 +90,25 @@ def collect(
             try:
                 begin, end = max(0.0, incident.start_s - around_s), incident.end_s + around_s
                 entry |= remux(Path(recording.path), begin, end, out / name)
+                _add_filmstrips(out / entry["clip"], [(entry, out / f"{name}.jpg")])
             except ClipError as error:
                 entry["left_out"] = one_line(error).removeprefix(f"{recording.path}: ")
                 left_out.append((f"{recording.file} at {timecode(incident.start_s)}", str(entry["left_out"])))
+                without_clip.setdefault(recording.path, []).append((entry, out / f"{name}.jpg"))
             entries.append(entry)
             on_incident(number, len(incidents))
+        for path, missing in without_clip.items():
+            _add_filmstrips(Path(path), missing)
         for copied in _COPIED:
             shutil.copyfile(folder / copied, out / copied)
         _write_manifest(out, scan, entries)
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}).") from None
-    return Evidence(clips=len(entries) - len(left_out), left_out=tuple(left_out))
+    return Evidence(
+        clips=len(entries) - len(left_out),
+        filmstrips=sum("filmstrip" in entry for entry in entries),
+        left_out=tuple(left_out),
+    )
 
 
 def remux(source: Path, start_s: float, end_s: float, stem: Path) -> dict[str, Any]:
@@ -143,6 +157,72 @@ def remux(source: Path, start_s: float, end_s: float, stem: Path) -> dict[str, A
     }
 
 
+def _add_filmstrips(path: Path, incidents: Sequence[tuple[dict[str, Any], Path]]) -> None:
+    """Writes a filmstrip of each incident that a video shows, and names it in the incident's entry.
+
+    Args:
+        path: the recording, or the one incident's clip.
+        incidents: entry of the manifest and path of the filmstrip.
+    """
+    spans = []
+    for entry, _ in incidents:
+        shift = entry.get("clip_start_s", 0.0)
+        spans.append((entry["start_s"] - shift, entry["end_s"] - shift))
+    try:
+        pictures = _pictures(path, spans)
+    except ClipError as error:
+        pictures = [[]] * len(spans)
+        reason = one_line(error).removeprefix(f"{path}: ")
+    else:
+        reason = "no frame of it can be decoded"
+    for (entry, strip), shown in zip(incidents, pictures, strict=True):
+        if not shown:
+            entry["filmstrip_left_out"] = reason
+            continue
+        with replacing(strip, "wb") as file:
+            _side_by_side(shown).save(file, "JPEG", quality=_JPEG_QUALITY)
+        entry["filmstrip"] = strip.name
+
+
+def _pictures(path: Path, spans: Sequence[tuple[float, float]]) -> list[list[Image.Image]]:
+    """Returns small pictures spread over each span of seconds, from the middle of as many equal parts.
+
+    The video is played once, to the last picture that is wanted. Where it ends sooner there are fewer.
+    """
+    timing = timing_of_packets(path)
+    clock = Clock(timing.time_base, timing.interval)
+    wanted = sorted(
+        (start + (end - start) * (2 * part + 1) / (2 * _PICTURES), place)
+        for place, (start, end) in enumerate(spans)
+        for part in range(_PICTURES)
+    )
+    found: list[list[Image.Image]] = [[] for _ in spans]
+    coming = 0
+    for frame in play(path, Damage()):
+        until = float((clock.shown(frame.pts) + timing.interval / timing.time_base) * timing.time_base)
+        if until <= wanted[coming][0]:
+            continue
+        image = to_image(frame)
+        width = max(1, min(3 * _PICTURE_HEIGHT, round(_PICTURE_HEIGHT * image.width / image.height)))
+        small = image.resize((width, _PICTURE_HEIGHT), Image.Resampling.BILINEAR)
+        while coming < len(wanted) and wanted[coming][0] < until:
+            found[wanted[coming][1]].append(small)
+            coming += 1
+        if coming == len(wanted):
+            break
+    return found
+
+
+def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    width = sum(picture.width + _GAP for picture in pictures) - _GAP
+    strip = Image.new("RGB", (width, _PICTURE_HEIGHT), "grey")
+    left = 0
+    for picture in pictures:
+        strip.paste(picture, (left, 0))
+        left += picture.width + _GAP
+    return strip
+
+
 def verify(folder: Path) -> list[str]:
     """Returns what has changed in a folder of evidence since it was collected, in sentences; none if nothing has.
 
@@ -153,7 +233,7 @@ def verify(folder: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"{folder} holds no {MANIFEST}; give a folder that tillwatch evidence wrote.")
     found = []
-    if not seal.is_file() or seal.read_text(encoding="utf-8", errors="replace") != _seal(path):
+    if not seal.is_file() or seal.read_text(encoding="utf-8", errors="replace") != seal_of(path):
         found.append(f"{MANIFEST} is not the one that {SEAL} is of")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -215,13 +295,14 @@ def _write_manifest(out: Path, scan: Scan, entries: list[dict[str, Any]]) -> Non
         {
             "format": 1,
             "tillwatch": version("tillwatch"),
+            "collected": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": dict(scan.model),
             "sources": sources,
             "incidents": entries,
             "files": files,
         },
     )
-    write_text(out / SEAL, _seal(out / MANIFEST))
+    write_text(out / SEAL, seal_of(out / MANIFEST))
 
 
 def _source(recording: Recording) -> dict[str, Any]:
@@ -229,7 +310,7 @@ def _source(recording: Recording) -> dict[str, Any]:
     return {"file": recording.file, "path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def _seal(manifest: Path) -> str:
+def seal_of(manifest: Path) -> str:
     """Returns the manifest's hash as the command sha256sum writes and checks it."""
     return f"{sha256_of(manifest)}  {MANIFEST}\n"
 

@@ -20,7 +20,7 @@ class Progress:
     """What is known of one file.
 
     Attributes:
-        scores: of the windows scored so far, in order.
+        scores: of the windows scored or gated so far, in order.
         ended: seconds, gaps and notes, once it was read to its end.
         left_out: why it was not; None if it was, or is not finished.
     """
@@ -70,7 +70,7 @@ class Journal:
         return sum(len(file.scores) for file in self.files)
 
     def scored(self, scores: Sequence[tuple[int, WindowScore]]) -> None:
-        """Notes the scores of one batch, each with the place of its file."""
+        """Notes the scores of one batch and the windows gated among them, each with the place of its file."""
         rows = [[file, s.region, s.number, s.start_s, s.end_s, s.frames, list(s.probabilities)] for file, s in scores]
         self._write({"scored": rows})
         for file, score in scores:

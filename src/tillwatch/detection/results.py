@@ -53,7 +53,7 @@ class WindowScore:
         number: the window's place in the grid.
         start_s, end_s: in seconds since the recording's first frame.
         frames: how many the frame step leaves in it.
-        probabilities: calibrated, of each class in order.
+        probabilities: calibrated, of each class in order; none if the window was gated.
     """
 
     region: str
@@ -62,6 +62,11 @@ class WindowScore:
     end_s: float
     frames: int
     probabilities: tuple[float, ...]
+
+    @property
+    def gated(self) -> bool:
+        """Whether it was skipped because nothing moves in it; its event score is 0."""
+        return not self.probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,11 @@ class Recording:
     notes: Sequence[str] = ()
     path: str = ""
 
+    @property
+    def gated(self) -> int:
+        """How many of its windows were skipped because nothing moves in them."""
+        return sum(score.gated for score in self.scores)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
@@ -103,6 +113,7 @@ class Scan:
         rule_source: where the threshold comes from, in words.
         recordings: that were scanned.
         left_out: files that could not be, with the reason.
+        gate: whether windows in which nothing moves were skipped, "auto" or "off".
     """
 
     model: Mapping[str, str]
@@ -114,6 +125,17 @@ class Scan:
     rule_source: str
     recordings: tuple[Recording, ...]
     left_out: Mapping[str, str]
+    gate: str = "off"
+
+    @property
+    def gated(self) -> int:
+        """How many windows were skipped because nothing moves in them."""
+        return sum(recording.gated for recording in self.recordings)
+
+    @property
+    def windows(self) -> int:
+        """How many windows the model scored."""
+        return sum(len(recording.scores) for recording in self.recordings) - self.gated
 
     @property
     def hours(self) -> float:
@@ -170,7 +192,7 @@ def read_scan(folder: Path) -> Scan | None:
                     start_s=float(row["start_s"]),
                     end_s=float(row["end_s"]),
                     frames=int(row["frames"]),
-                    probabilities=tuple(float(row[f"p_{name}"]) for name in classes),
+                    probabilities=() if row["gated"] == "1" else tuple(float(row[f"p_{name}"]) for name in classes),
                 )
             )
         return Scan(
@@ -183,6 +205,7 @@ def read_scan(folder: Path) -> Scan | None:
             rule_source=record["rule_source"],
             recordings=tuple(_recording(entry, scores) for entry in record["files"]),
             left_out={entry["file"]: entry["reason"] for entry in record["left_out"]},
+            gate=str(record["gate"]),
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise DataError(f"{folder} holds a damaged scan ({one_line(error)}); scan again.") from None
@@ -335,7 +358,9 @@ def wall_clock(recording: Recording, seconds: float) -> str | None:
 
 
 def scored(score: WindowScore, classes: Sequence[str], event: Sequence[str]) -> Scored:
-    """Returns a window's event score and the most probable of the event's classes."""
+    """Returns a window's event score and the most probable of the event's classes; 0 if it was gated."""
+    if score.gated:
+        return Scored(start_s=score.start_s, end_s=score.end_s, score=0.0, label=event[0])
     of_event = {name: score.probabilities[classes.index(name)] for name in event}
     return Scored(
         start_s=score.start_s,
@@ -378,7 +403,7 @@ def _incident_row(scan: Scan, recording: Recording, incident: Incident) -> dict[
 
 
 def _score_columns(classes: Sequence[str]) -> list[str]:
-    columns = ["camera", "file", "region", "window", "start_s", "end_s", "frames", "event_score"]
+    columns = ["camera", "file", "region", "window", "start_s", "end_s", "frames", "gated", "event_score"]
     return [*columns, *(f"p_{name}" for name in classes)]
 
 
@@ -393,9 +418,11 @@ def _score_rows(scan: Scan) -> Iterable[dict[str, Any]]:
                 "start_s": f"{score.start_s:.6f}",
                 "end_s": f"{score.end_s:.6f}",
                 "frames": score.frames,
+                "gated": int(score.gated),
                 "event_score": f"{scored(score, scan.classes, scan.event).score:.8f}",
             }
-            yield row | {f"p_{name}": f"{p:.8f}" for name, p in zip(scan.classes, score.probabilities, strict=True)}
+            # Of a gated window there is no probability to write: the fields stay empty.
+            yield row | {f"p_{name}": f"{p:.8f}" for name, p in zip(scan.classes, score.probabilities, strict=False)}
 
 
 def _record(scan: Scan) -> dict[str, Any]:
@@ -408,6 +435,9 @@ def _record(scan: Scan) -> dict[str, Any]:
         "rule": asdict(scan.rule),
         "rule_source": scan.rule_source,
         "hours": scan.hours,
+        "gate": scan.gate,
+        "windows": scan.windows,
+        "gated": scan.gated,
         "files": [
             {
                 "file": recording.file,
@@ -417,6 +447,7 @@ def _record(scan: Scan) -> dict[str, Any]:
                 "started": None if recording.started is None else recording.started.isoformat(),
                 "regions": {name: None if roi is None else asdict(roi) for name, roi in recording.regions.items()},
                 "windows": len(recording.scores),
+                "gated": recording.gated,
                 "gaps": recording.gaps,
                 "notes": list(recording.notes),
             }

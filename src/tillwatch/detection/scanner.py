@@ -11,7 +11,7 @@ from datetime import datetime
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from tillwatch.config import ScanConfig
 from tillwatch.data.playback import header_seconds
 from tillwatch.data.recordings import recorded
 from tillwatch.detection.cameras import WHOLE, Regions, Source, find_sources, parse_regions, read_cameras
+from tillwatch.detection.gate import is_still
 from tillwatch.detection.incidents import Incident, Rule
 from tillwatch.detection.journal import JOURNAL, Journal
 from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, WindowScore, write_scan
@@ -34,6 +35,7 @@ from tillwatch.models.saved import Classifier, load_model
 BATCH_SIZE = 8
 
 _DECIMALS = 8  # of probabilities, in every file
+_GATED_AT_ONCE = 64  # windows gated in a row that are noted together
 _AHEAD = 2 * BATCH_SIZE  # windows that wait for the network: some 30 MB
 _FAR_OUTSIDE = 2.0  # times shorter or longer than any training clip
 
@@ -58,7 +60,15 @@ class _LeftOut:
     reason: str
 
 
-_Read = tuple[int, WindowFrames] | _Ended | _LeftOut
+@dataclass(frozen=True)
+class _Gated:
+    """A window in which nothing moves; its frames are let go."""
+
+    file: int
+    score: WindowScore
+
+
+_Read = tuple[int, WindowFrames] | _Gated | _Ended | _LeftOut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +97,7 @@ class Plan:
         grid: where windows lie.
         rule: what makes an incident.
         rule_source: where its threshold comes from, in words.
+        gate: "auto" skips windows in which nothing moves, "off" scores all.
         notes: sentences a user should read.
     """
 
@@ -96,6 +107,7 @@ class Plan:
     grid: Grid
     rule: Rule
     rule_source: str
+    gate: Literal["auto", "off"] = "off"
     notes: Sequence[str] = ()
 
 
@@ -136,6 +148,7 @@ def plan_scan(run: Path, videos: Sequence[Path], config: ScanConfig, threshold: 
         grid=grid,
         rule=rule,
         rule_source=f"{point.source} ({point.unit}s)" if threshold is None else "given as --threshold",
+        gate=config.gate,
         notes=notes,
     )
 
@@ -213,14 +226,19 @@ def _score_windows(plan: Plan, journal: Journal, listener: Listener) -> None:
     before = list(accumulate((header_seconds(source.path) for source in sources), initial=0.0))
     total = before[-1]
     batch: list[tuple[int, WindowFrames]] = []
+    seen: list[_Gated | None] = []  # the windows of the batch, None for each, with those gated among them
     waiting: list[_Ended | _LeftOut] = []  # a file has ended only once all its windows are scored
 
     def work_off() -> None:
-        if batch:
-            journal.scored(_scores(plan.classifier, batch))
-            file, last = batch[-1]
-            listener.progress(min(total, before[file] + float(last.window.end)), total)
+        # A line of the journal ends where no window waits for the network: started again, the batches are the same.
+        if seen:
+            scores = iter(_scores(plan.classifier, batch) if batch else [])
+            rows = [next(scores) if one is None else (one.file, one.score) for one in seen]
+            journal.scored(rows)
+            file, last = rows[-1]
+            listener.progress(min(total, before[file] + last.end_s), total)
             batch.clear()
+            seen.clear()
         for end in waiting:
             _note_end(end, sources, journal, listener)
         waiting.clear()
@@ -229,12 +247,16 @@ def _score_windows(plan: Plan, journal: Journal, listener: Listener) -> None:
         for read in reading:
             if isinstance(read, tuple):
                 batch.append(read)
-                if len(batch) == BATCH_SIZE:
-                    work_off()
+                seen.append(None)
+                full = len(batch) == BATCH_SIZE
+            elif isinstance(read, _Gated):
+                seen.append(read)
+                full = not batch and len(seen) >= _GATED_AT_ONCE
             else:
                 waiting.append(read)
-                if not batch:
-                    work_off()
+                full = not batch
+            if full:
+                work_off()
     work_off()
 
 
@@ -247,7 +269,11 @@ def _read_all(plan: Plan, journal: Journal) -> Iterator[_Read]:
         sampler = Sampler(path=source.path, regions=source.regions, grid=plan.grid, reading=reading)
         try:
             for shown in sampler.read(scored):
-                yield number, shown
+                # Of one frame nothing can be told.
+                if plan.gate == "auto" and shown.window.available > 1 and is_still(shown.frames):
+                    yield _Gated(number, _window_score(shown, ()))
+                else:
+                    yield number, shown
         except DataError as error:
             yield _LeftOut(number, one_line(error).removeprefix(f"{source.path}: ").rstrip("."))
         else:
@@ -261,19 +287,20 @@ def _scores(classifier: Classifier, batch: Sequence[tuple[int, WindowFrames]]) -
     if not np.isfinite(probabilities).all():
         raise ModelError("the scores are not finite; the weights are broken.")
     return [
-        (
-            file,
-            WindowScore(
-                region=shown.region,
-                number=shown.window.number,
-                start_s=round(float(shown.window.start), 6),
-                end_s=round(float(shown.window.end), 6),
-                frames=shown.window.available,
-                probabilities=tuple(round(p, _DECIMALS) for p in row.tolist()),
-            ),
-        )
+        (file, _window_score(shown, tuple(round(p, _DECIMALS) for p in row.tolist())))
         for (file, shown), row in zip(batch, probabilities, strict=True)
     ]
+
+
+def _window_score(shown: WindowFrames, probabilities: tuple[float, ...]) -> WindowScore:
+    return WindowScore(
+        region=shown.region,
+        number=shown.window.number,
+        start_s=round(float(shown.window.start), 6),
+        end_s=round(float(shown.window.end), 6),
+        frames=shown.window.available,
+        probabilities=probabilities,
+    )
 
 
 def _note_end(end: _Ended | _LeftOut, sources: Sequence[Source], journal: Journal, listener: Listener) -> None:
@@ -283,7 +310,10 @@ def _note_end(end: _Ended | _LeftOut, sources: Sequence[Source], journal: Journa
         listener.left_out(file, end.reason)
     else:
         journal.ended(end.file, end.seconds, end.gaps, end.notes)
-        listener.ended(file, end.seconds, len(journal.files[end.file].scores), end.notes)
+        scores = journal.files[end.file].scores
+        gated = sum(score.gated for score in scores)
+        skipped = [f"{gated} of them skipped because nothing moves in them"] if gated else []
+        listener.ended(file, end.seconds, len(scores), [*skipped, *end.notes])
 
 
 def _read_ahead(items: Iterator[Item], most: int) -> Generator[Item, None, None]:
@@ -354,6 +384,7 @@ def _head(plan: Plan) -> dict[str, Any]:
         "model": [classifier.sha256, classifier.temperature, classifier.spec.to_json()],
         "window or stride": [str(grid.length), str(grid.stride)],
         "batch size": BATCH_SIZE,
+        "gate": plan.gate,
         "device": classifier.device.type,
         "set of files or regions": files,
     }
@@ -389,6 +420,7 @@ def _scan_of(plan: Plan, journal: Journal) -> Scan:
         rule_source=plan.rule_source,
         recordings=tuple(recordings),
         left_out=left_out,
+        gate=plan.gate,
     )
 
 

@@ -57,7 +57,6 @@ def write_timeline(folder: Path, scan: Scan, found: Sequence[tuple[Recording, In
     )
     page = environment.get_template("timeline.html.j2").render(
         scan=scan,
-        windows=sum(len(recording.scores) for recording in scan.recordings),
         gaps=sum(recording.gaps for recording in scan.recordings),
         found=found,
         sections=[_section(scan, recording, by_file[recording.file]) for recording in scan.recordings],

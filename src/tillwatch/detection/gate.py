@@ -1,0 +1,37 @@
+"""Whether nothing moves in a window, told from its frames alone: when in doubt, something does. Pure arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 4  # pixels each way whose mean is looked at: noise falls to a quarter, a small hand stays
+_NOISE = 6.0  # times the noise that a change must pass to be none of it; of 50,000 blocks of noise none does
+_LEAST, _MOST = 3.0, 5.0  # grey levels that the limit lies between: above the second, noise is not told from a hand
+_FLICKER = 3.0  # grey levels by which the whole picture may change with the light or the camera's gain
+
+
+def is_still(frames: NDArray[np.uint8]) -> bool:
+    """Whether nothing moves.
+
+    Each block of 4 x 4 pixels and each colour is held against its own median over time, so that what creeps is seen as
+    well as what jumps. What the whole picture does at once, up to 3 levels, is taken off: flicker is no motion.
+    The noise is the median absolute deviation of all blocks, which a hand in a few of them does not change. A window is
+    still if no block is ever off by more than six times that, at least 3 levels and at most 5: in a picture so noisy
+    that this tells nothing, no window is still.
+
+    Args:
+        frames: uint8 ``(T, H, W, 3)``, as small as the model reads them.
+    """
+    if (frames == frames[:1]).all():
+        return len(frames) > 1
+    height, width = frames.shape[1:3]
+    rows, columns = np.arange(0, height, _BLOCK), np.arange(0, width, _BLOCK)
+    sums = np.add.reduceat(np.add.reduceat(frames, rows, axis=1, dtype=np.uint32), columns, axis=2)
+    pixels = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))
+    blocks = (sums / pixels[:, :, None]).astype(np.float32)  # (T, H / 4, W / 4, 3)
+    off = blocks - np.median(blocks, axis=0)
+    at_once = np.median(off, axis=(1, 2), keepdims=True)
+    off = np.abs(off - np.clip(at_once, -_FLICKER, _FLICKER))
+    noise = 1.4826 * float(np.median(off))
+    return float(off.max()) <= min(_MOST, max(_LEAST, _NOISE * noise))
