@@ -148,6 +148,16 @@ class Search:
 
 
 @contextmanager
+def _nothing_old_collected() -> Iterator[None]:
+    """Keeps the garbage collector from a million records that are there already; what comes and goes it still clears."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
 def _nothing_collected() -> Iterator[None]:
     """Keeps the garbage collector from going through a million records again and again, none of which is garbage."""
     was_on = gc.isenabled()
@@ -196,6 +206,7 @@ def find_clips(
     )
 
 
+@_nothing_old_collected()
 def look_into(
     search: Search,
     *,
