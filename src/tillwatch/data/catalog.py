@@ -149,7 +149,7 @@ class Search:
 
 @contextmanager
 def _nothing_old_collected() -> Iterator[None]:
-    """Keeps the garbage collector from a million records that are there already; what comes and goes it still clears."""
+    """Keeps the garbage collector from a million records that are there; what comes and goes it still clears."""
     gc.freeze()
     try:
         yield
