@@ -78,8 +78,8 @@ class OurTraining:
         self.model.train()
         self.waited = 0.0
 
-    def step(self, most: int | None = None) -> int:
-        """Loads a batch and trains on it, or on its first ``most`` clips; returns how many those were."""
+    def step(self) -> int:
+        """Loads a batch and trains on it; returns how many clips it had."""
         started = time.perf_counter()
         batch = next(self.batches, None)
         if batch is None:
@@ -88,9 +88,8 @@ class OurTraining:
             self.batches = iter(self.loader)
             batch = next(self.batches)
         self.waited += time.perf_counter() - started
-        labels = batch.labels[:most].to(self.fabric.device)
-        self.train_on(batch.clips(self.transform, self.fabric.device)[:most], labels)
-        return len(labels)
+        self.train_on(batch.clips(self.transform, self.fabric.device), batch.labels.to(self.fabric.device))
+        return len(batch.labels)
 
     def train_on(self, clips: torch.Tensor, labels: torch.Tensor) -> None:
         """One step on clips that are on the device already."""

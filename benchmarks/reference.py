@@ -76,9 +76,9 @@ class PlainTraining:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4)
         self.model.train()
 
-    def step(self, most: int | None = None) -> int:
-        """Loads a batch and trains on it, or on its first ``most`` clips; returns how many those were."""
-        clips, labels = (part[:most] for part in next(self.batches))
+    def step(self) -> int:
+        """Loads a batch and trains on it; returns how many clips it had."""
+        clips, labels = next(self.batches)
         loss = nn.functional.cross_entropy(self.model(clips.to(self.device)), labels.to(self.device))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -52,26 +52,23 @@ class Contender:
         self._process = context.Process(target=_serve, args=(make, theirs))
         self._process.start()
 
-    def step(self, most: int | None = None) -> float:
-        """Returns the seconds a clip of one step, on the first ``most`` clips of a batch if told."""
-        self._pipe.send(("step", most))
+    def step(self) -> float:
+        """Returns the seconds a clip of one step."""
+        self._pipe.send("step")
         seconds: float = self._pipe.recv()
         return seconds
 
     def stop(self) -> None:
         """Ends the process."""
-        self._pipe.send(("stop", None))
+        self._pipe.send("stop")
         self._process.join()
 
 
 def _serve(make: Callable[[], Training], pipe: Connection) -> None:
     training = make()
-    while True:
-        order, most = pipe.recv()
-        if order == "stop":
-            return
+    while pipe.recv() == "step":
         started = time.perf_counter()
-        clips = training.step(most)
+        clips = training.step()
         pipe.send((time.perf_counter() - started) / clips)
 
 
@@ -81,7 +78,6 @@ def measure(
     batch_size: int,
     rounds: int,
     precisions: tuple[PrecisionName | None, ...],
-    warm_up: int | None = None,
 ) -> dict[str, Speed]:
     """Runs the plain loop and ours in each precision turn by turn.
 
@@ -90,7 +86,6 @@ def measure(
         num_frames, batch_size: of each step.
         rounds: steps of each that are timed, after one that warms up.
         precisions: of ours; None is what ``auto`` takes.
-        warm_up: clips that each warms up on; None for a batch.
     """
     makers: dict[str, Callable[[], Training]] = {"plain loop": partial(PlainTraining, frames, num_frames, batch_size)}
     for asked in precisions:
@@ -100,10 +95,9 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, contender in contenders.items():
-            if turn == 0:
-                contender.step(warm_up)
-            else:
-                seconds[name].append(contender.step())
+            spent = contender.step()
+            if turn:  # the first warms up
+                seconds[name].append(spent)
     for contender in contenders.values():
         contender.stop()
     gflop = GFLOP_PER_CLIP_OF_32 * num_frames / 32
@@ -119,8 +113,7 @@ def rows(frames: Path, quick: bool) -> list[Row]:
     """Returns the table's rows for 32 and 16 frames."""
     out = []
     for num_frames in (32, 16):
-        rounds, warm_up = (1, 1) if quick else (5, None)
-        plain, ours = measure(frames, num_frames, 4, rounds, (None,), warm_up).items()
+        plain, ours = measure(frames, num_frames, 4, 1 if quick else 5, (None,)).items()
         ratio = plain[1].seconds / ours[1].seconds
         out.append(
             Row(
