@@ -15,7 +15,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,34 +56,30 @@ def bf16_gap(run: Path, data: Path) -> float:
     return float(np.abs(model.event_probability(rough) - model.event_probability(exact)).mean())
 
 
-def measure(task: Task, seed: int, path: str) -> dict[str, Any]:
-    """Trains once and returns the row."""
+def measure(task: Task, seed: int, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Trains each path on the same data and yields its row."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = task.make(folder / "data", seed)
-        config = replace(config, cache_folder=folder / "cache", baselines=False)
-        config = replace(config, precision="fp32" if path == "plain" else "auto")
-        started = time.perf_counter()
-        if path == "plain":
-            with plain_convolutions():
-                evaluation = loop.train(folder / "data", folder / "run", config, RunLog(), pictures=False)
-        else:
-            evaluation = loop.train(folder / "data", folder / "run", config, RunLog(), pictures=False)
-        seconds = time.perf_counter() - started
-        precision = next(
-            line.split()[1] for line in (folder / "run/config.yaml").read_text().splitlines() if "precision" in line
-        )
-        gap = f"{bf16_gap(folder / 'run', folder / 'data'):.5f}" if path == "fast" else ""
-        return {
-            "task": task.name,
-            "seed": seed,
-            "path": path,
-            "precision": precision,
-            "accuracy": f"{evaluation.metrics.accuracy:.4f}",
-            "loss": f"{test_loss(folder / 'run'):.5f}",
-            "seconds": f"{seconds:.0f}",
-            "bf16_gap": gap,
-        }
+        made = task.make(folder / "data", seed)
+        for path in paths:
+            run = folder / path
+            config = replace(made, cache_folder=folder / "cache", baselines=False)
+            config = replace(config, precision="fp32" if path == "plain" else "auto")
+            started = time.perf_counter()
+            with plain_convolutions() if path == "plain" else nullcontext():
+                evaluation = loop.train(folder / "data", run, config, RunLog(), pictures=False)
+            seconds = time.perf_counter() - started
+            lines = (run / "config.yaml").read_text().splitlines()
+            yield {
+                "task": task.name,
+                "seed": str(seed),
+                "path": path,
+                "precision": next(line.split()[1] for line in lines if "precision" in line),
+                "accuracy": f"{evaluation.metrics.accuracy:.4f}",
+                "loss": f"{test_loss(run):.5f}",
+                "seconds": f"{seconds:.0f}",
+                "bf16_gap": f"{bf16_gap(run, folder / 'data'):.5f}" if path == "fast" else "",
+            }
 
 
 def both_tasks(frames: Path | None) -> list[Task]:
@@ -103,10 +99,11 @@ def measure_all(results: Path, tasks: Sequence[Task], seeds: Sequence[int]) -> N
     known: list[dict[str, Any]] = [dict(row) for row in read_csv(results)] if results.is_file() else []
     for seed in seeds:
         for task in tasks:
-            for path in ("plain", "fast"):
-                if not any((row["task"], row["seed"], row["path"]) == (task.name, str(seed), path) for row in known):
-                    known.append(measure(task, seed, path))
-                    write_csv(results, COLUMNS, known)
+            done = {row["path"] for row in known if (row["task"], row["seed"]) == (task.name, str(seed))}
+            lacking = [path for path in ("plain", "fast") if path not in done]
+            for row in measure(task, seed, lacking) if lacking else ():
+                known.append(row)
+                write_csv(results, COLUMNS, known)
 
 
 def measured_rows(results: Path, frames: Path | None, quick: bool) -> list[Row]:

@@ -46,7 +46,7 @@ THEFT_SHARE = 0.1
 MOST_SECONDS = 60.0
 MOST_GB = 4.0
 SIZES = (1_000, 10_000, 100_000)
-FEW_SIZES = (1_000, 20_000)
+FEW_SIZES = (1_000, 10_000)
 
 #: "Does not grow", with room for what the same epoch differs by from one time to the next.
 MOST_GROWTH = 1.2
