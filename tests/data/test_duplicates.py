@@ -131,3 +131,41 @@ def test_copies_in_which_little_moves_are_found_and_other_films_of_that_scene_ar
         for name in prints
     ]
     assert [(one.original, one.copy) for one in find_copies(clips, prints)] == [("a", "copy")]
+
+
+def passing(scene: int, film: int, brightened: bool = False) -> Fingerprint:
+    """A film in which something dark goes through a bright scene, or the same brightened until much of it is white."""
+    background = cv2.GaussianBlur(np.random.default_rng(scene).uniform(0, 255, (SIDE, SIDE)), (0, 0), 1.5)
+    background = 175 + 3 * (background - background.mean())
+    row, column = np.random.default_rng(film).integers(2, 16, 2)
+    frames = np.tile(background.clip(0, 255), (60, 1, 1))
+    for time in range(60):
+        frames[time, row : row + 4 + 3 * film, column + time // 6 : column + 4 + time // 6] = 60
+    frames += np.random.default_rng([film, brightened]).normal(0, 0.3, frames.shape)
+    if brightened:
+        frames = frames * 1.15 + 30
+    return Fingerprint(
+        frames=np.clip(frames.round(), 0, 255).astype(np.uint8),
+        times=np.arange(60) / 20,
+        background=np.full((64, 64), 150.0 + 60 * brightened, np.float32),
+        width=320,
+        height=240,
+        bytes=1000 - 500 * brightened + film,
+        codec="h264",
+        created="",
+        damage="",
+    )
+
+
+@pytest.mark.parametrize("scene", [0, 1, 2])
+def test_copies_brightened_until_much_is_white_are_found_and_other_films_of_that_scene_are_not(scene: int) -> None:
+    copy = passing(scene, 1, brightened=True)
+    assert (copy.frames == 255).mean() > 0.25
+    prints = {"a": passing(scene, 1), "b": passing(scene, 2), "copy": copy}
+    clips = [
+        Clip(name=name, path=Path(name), label="x", group=name, is_video=True, num_frames=60, every=1, fps=20.0)
+        for name in prints
+    ]
+    assert [(one.original, one.copy, one.transforms) for one in find_copies(clips, prints)] == [
+        ("a", "copy", ("brightened",))
+    ]

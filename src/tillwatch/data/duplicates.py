@@ -26,6 +26,8 @@ _SAME_CHANGE = 0.85  # likeness of all change in the time that two clips share
 _SAME_PICTURE = 0.955  # likeness of the pictures in that time; two films of one till reach 0.96 for a moment,
 _SAME_MOMENT = 0.975  # so that less than this must be more alike
 _MOMENT_S = 1.2
+_EQUAL_CHANGE = 0.97  # all but the same: then pictures may differ by more, as where brightening ran into white
+_SATURATED_PICTURE = 0.93
 _SAME_STILL = 0.999  # where little moves, coding changes much of it and the picture hardly
 _SAME_STILL_CHANGE = 0.5
 _LITTLE_MOVES = 0.5  # grey levels: median of change below which the whole of a clip is looked at instead
@@ -245,6 +247,8 @@ def _pictures(frames: NDArray[np.uint8]) -> Matrix:
 
 def _is_same(shared: _Shared) -> bool:
     alike = _SAME_PICTURE if shared.seconds >= _MOMENT_S else _SAME_MOMENT
+    if shared.likeness >= _EQUAL_CHANGE and shared.seconds >= _MOMENT_S:
+        alike = _SATURATED_PICTURE
     still = shared.alike >= _SAME_STILL and shared.likeness >= _SAME_STILL_CHANGE
     return still or (shared.likeness >= _SAME_CHANGE and shared.alike >= alike)
 
