@@ -30,8 +30,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A process a core, so a thread a process: threads that wait for each other on a shared core waste most of it.
 test: lint
-	$(BIN)/pytest -n auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
 check: lint
 	$(BIN)/pytest
