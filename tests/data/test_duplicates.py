@@ -169,3 +169,14 @@ def test_copies_brightened_until_much_is_white_are_found_and_other_films_of_that
     assert [(one.original, one.copy, one.transforms) for one in find_copies(clips, prints)] == [
         ("a", "copy", ("brightened",))
     ]
+
+
+def test_films_of_one_till_in_which_the_same_is_done_are_no_copies(tmp_path: Path) -> None:
+    camera = make_camera("till2", 7)
+    for film in (9001, 9009, 9023, 9031):  # theft after theft, alike to 0.95 in their change
+        path = tmp_path / CLASSES[0] / f"{film}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        write_video(render_clip(camera, CLASSES[0], film), path)
+    clips = find_clips(tmp_path, [CLASSES[0]], num_frames=8).clips
+    assert len(clips) == 4
+    assert not find_copies(clips, take_fingerprints(clips))
