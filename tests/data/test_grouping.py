@@ -78,6 +78,21 @@ def test_one_camera_over_days_is_split_by_day_and_no_footage_is_on_two_sides(one
     assert overlapping == 5 * 14
 
 
+def test_where_one_of_several_cameras_sees_most_the_claim_is_not_of_one(one_camera: Path, tmp_path: Path) -> None:
+    for label in CLASSES:
+        (tmp_path / label).mkdir()
+        for path in (one_camera / label).iterdir():
+            (tmp_path / label / path.name).symlink_to(path)
+        for number in range(4):
+            camera = elsewhere(make_camera(f"c{number}", 40 + number), number)
+            name = f"shop{number}_{FIRST + timedelta(days=number, hours=3):%Y%m%d_%H%M%S}.mp4"
+            write_video(render_clip(camera, label, 900 + number), tmp_path / label / name)
+    _, _, grouping = look(tmp_path)
+    assert grouping.source == "inferred from recordings"
+    assert grouping.claim.can == "How the model does with these cameras on other days."
+    assert "78% of the clips show one scene" in grouping.claim.cannot
+
+
 def test_one_camera_without_times_goes_by_the_series_of_names(one_camera: Path, tmp_path: Path) -> None:
     for label in CLASSES:
         (tmp_path / label).mkdir()

@@ -25,6 +25,7 @@ ClaimKind = Literal[
 ]
 
 _ONE_CAMERA = 0.5  # of all clips in one scene: there is one camera, or one that matters
+_NEARLY_ALL = 0.9  # of all clips in one scene: what is said of a score is said of that camera
 _ENOUGH = 3  # groups of each class that a split needs
 _NEIGHBOURS = 0.1  # likeness of backgrounds that have nothing in common is below this in nine of ten cases
 _RARE = 0.05  # of all clips: a size and frame rate that fewer have tells their source
@@ -57,7 +58,7 @@ CLAIMS: dict[ClaimKind, Claim] = {
         Claim(
             kind="this camera, other days",
             can="How the model does with this camera on other days.",
-            cannot="How it does with any other camera or in any other place: all clips show one scene.",
+            cannot="How it does with any other camera or in any other place: all clips, or nearly all, show one scene.",
         ),
         Claim(
             kind="this camera, other recordings",
@@ -121,7 +122,7 @@ def settle_groups(
     joined = _joined(groups, ((copy.original, copy.copy) for copy in copies))
     notes = [f"copies of one footage stood in different groups, now joined: {_pairs(divided)}."] if divided else []
     claim = CLAIMS["other groups"]
-    if scenes and len(scenes[0]) > 0.9 * len(catalog.clips):
+    if scenes and len(scenes[0]) > _NEARLY_ALL * len(catalog.clips):
         claim = replace(claim, cannot="How it does with another camera: nearly all clips show one scene.")
     how = f"Groups are those of {source}" + ("; copies of one footage were joined." if divided else ".")
     return Grouping(groups=joined, source=source, how=how, claim=claim, scenes=scenes), notes
@@ -209,9 +210,8 @@ def _by_recording(
             groups = _named(united, word, days if word == "day" else stems if word == "series" else None)
             count = len(set(groups.values()))
             how = f"{one_place[0].upper()}{one_place[1:]}, so {len(clips)} clips fall into {count} groups by {by}."
-            return Grouping(
-                groups=groups, source="inferred from recordings", how=how, claim=CLAIMS[kind], scenes=scenes
-            )
+            claim = _of_these_cameras(CLAIMS[kind], scenes, len(clips))
+            return Grouping(groups=groups, source="inferred from recordings", how=how, claim=claim, scenes=scenes)
     groups = _named(_united(names, always), "footage")
     how = (
         f"{one_place[0].upper()}{one_place[1:]}, and neither names nor times tell recordings apart: each clip is its "
@@ -219,6 +219,24 @@ def _by_recording(
     )
     source = "inferred from recordings" if always else "none"
     return Grouping(groups=groups, source=source, how=how, claim=CLAIMS["unknown"], scenes=scenes)
+
+
+def _of_these_cameras(claim: Claim, scenes: Sequence[Sequence[str]], clips: int) -> Claim:
+    """Returns a claim about one camera, in the plural where one scene does not hold nearly all clips."""
+    share = len(scenes[0]) / clips if scenes else 0.0
+    if share > _NEARLY_ALL:
+        return claim
+    if claim.kind == "this camera, other days":
+        can, neither = "How the model does with these cameras on other days.", ""
+    else:
+        can = "How the model does with these cameras on other recordings, which may be of the same day."
+        neither = ", nor on days with other light and other people"
+    return replace(
+        claim,
+        can=can,
+        cannot=f"How it does with any other camera or place{neither}: "
+        f"groups go by time, so what a camera sees is on both sides; {share:.0%} of the clips show one scene.",
+    )
 
 
 def _one_camera(clips: Sequence[Clip], numbers: Sequence[int]) -> bool:
