@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -90,11 +91,16 @@ class Share:
     world: int = 1
     parts: int = 1
 
+    @property
+    def in_words(self) -> str:
+        """How a batch is cut."""
+        return "taken at once" if self.world * self.parts == 1 else f"cut into {self.world} x {self.parts} parts"
+
     def of_batch(self, size: int) -> list[range]:
         """Returns the places of a batch that this process takes, a range for each part; sizes differ by 1 at most."""
         pieces, first = self.world * self.parts, self.rank * self.parts
         cuts = [size * piece // pieces for piece in range(first, first + self.parts + 1)]
-        return [range(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+        return [range(start, stop) for start, stop in pairwise(cuts)]
 
     def of_clips(self, count: int) -> range:
         """Returns the clips that this process evaluates: in the order of ranks they are all clips once, in order."""
