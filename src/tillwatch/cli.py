@@ -123,12 +123,10 @@ def train(
         raise ConfigError("give the data folder and --out RUN for a new run, or --resume RUN to go on with one.")
     if resume is not None and (out is not None or config is not None or settings.overwrite):
         raise ConfigError("--resume goes on with a run as it was begun; drop --out, --config and --overwrite.")
-    from tillwatch.training.launch import launch, standing
-
     run = out or resume
     assert run is not None
-    if settings.devices * settings.num_nodes > 1 and standing() is None and _is_whole_command:
-        sys.exit(launch(settings.devices, settings.num_nodes, run))
+    if (code := _run_by_others(run, settings)) is not None:
+        sys.exit(code)
     from tillwatch.training.devices import joined
     from tillwatch.training.loop import follow
     from tillwatch.training.loop import resume as resume_training
@@ -785,6 +783,15 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
         print("tillwatch: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _run_by_others(run: Path, settings: TrainConfig) -> int | None:
+    """Runs this command once for each device, where several are wanted and it has not been; returns the exit code."""
+    from tillwatch.training.launch import launch, standing
+
+    if settings.devices * settings.num_nodes == 1 or standing() is not None or not _is_whole_command:
+        return None
+    return launch(settings.devices, settings.num_nodes, run)
 
 
 def _run_scan(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -77,7 +78,7 @@ class Devices:
             accelerator=device,
             devices=self.standing.local_world,
             num_nodes=self.standing.nodes,
-            strategy=_Ddp(broadcast_buffers=False),  # average_statistics does better
+            strategy=_Ddp(),
             precision=precision,
             plugins=[LightningEnvironment()],  # whatever other environment this may look like
         )
@@ -226,7 +227,10 @@ class _Ddp(DDPStrategy):
     """
 
     def setup_module(self, module: nn.Module) -> DistributedDataParallel:
+        # Of parameters with a side of 1 there are two ways to say how they lie in memory.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         wrapped = super().setup_module(module)
+        wrapped.broadcast_buffers = False  # average_statistics does better
         if self.root_device.type == "cpu" and dist.get_world_size() > 2:  # two numbers have one sum
             wrapped.register_comm_hook(None, _mean_in_order)
         return wrapped

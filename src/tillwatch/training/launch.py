@@ -106,7 +106,7 @@ def launch(devices: int, nodes: int, run: Path, command: Sequence[str] | None = 
         for number, handler in before.items():
             signal.signal(number, handler)
         for member in members:
-            member.kill()
+            member.end()
     if failed is None:
         return 0
     reason = failed.reason(devices * nodes, run)
@@ -164,7 +164,6 @@ class _Member:
         return 128 - code if code < 0 else code
 
     def reason(self, world: int, run: Path) -> str:
-        self._reader.join(5)  # a worker that lives a little longer holds the pipe
         code = self.process.returncode
         if code < 0:
             name = signal.Signals(-code).name
@@ -178,10 +177,14 @@ class _Member:
         if self.process.poll() is None:
             self.process.send_signal(number)
 
-    def kill(self) -> None:
+    def end(self) -> None:
+        """Kills the process if it runs, and hears its last words."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self._reader.join(5)  # a worker of it that lives a little longer holds the pipe
+        if not self._reader.is_alive() and self.process.stderr is not None:
+            self.process.stderr.close()
 
 
 def _pass_to(first: _Member) -> Callable[[int, FrameType | None], None]:
@@ -208,7 +211,7 @@ def _wait(members: Sequence[_Member]) -> _Member | None:
                 member.signal(signal.SIGTERM)
         if waited > _GRACE_S + _LAST_S:
             for member in running:
-                member.kill()
+                member.end()
         time.sleep(0.1)
     return failed or next((member for member in members if member.process.returncode), None)
 
