@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -220,7 +223,102 @@ def test_what_is_not_finite_in_one_ends_both_in_its_words(tiny_run: tuple[Path, 
     assert (run / "model.pth").is_file()
 
 
+@pytest.mark.slow
+def test_one_that_hangs_ends_the_others_within_a_minute(tmp_path: Path) -> None:
+    processes = together.start_together(3, together.stop_or_wait, tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "pid2").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        stopped_at = time.monotonic()
+        for process in processes[:2]:
+            process.join(120)
+        assert [process.exitcode for process in processes[:2]] == [2, 2]
+        assert time.monotonic() - stopped_at < 60
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+@pytest.mark.slow
+def test_three_processes_go_on_bit_for_bit_too(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
+    """Sums of three numbers depend on their order, and DDP changes that of its buckets after the first step."""
+    settings = {**SETTINGS, "batch_size": 6, "checkpoint_minutes": 0.0}
+    whole, run, results = tmp_path / "whole", tmp_path / "run", tmp_path / "results"
+    assert run_together(3, together.train, tiny_run[0], whole, settings, results) == [0, 0, 0]
+    codes = run_together(3, together.train, tiny_run[0], run, settings, results, ("step", 3), 2)
+    assert codes[2] == -signal.SIGKILL
+    assert run_together(3, together.train, tiny_run[0], run, settings, results) == [0, 0, 0]
+    assert learnt(run) == learnt(whole)
+
+
 # The command that starts them
+
+
+FLAGS = [
+    *("--arch", "tinynet", "--weights", "none", "--batch-size", "4", "--lr", "1e-2", "--workers", "0"),
+    *("--group-pattern", r"day\d", "--precision", "fp32", "--no-baselines"),
+]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_two_devices_and_ends_when_one_dies(
+    trained: Path, tiny_run: tuple[Path, Path], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    run, command = tmp_path / "run", [sys.executable, str(MEMBER), "train"]
+    flags = [str(tiny_run[0]), "--out", str(run), "--devices", "2", *FLAGS, "--checkpoint-minutes", "0"]
+    # So many epochs that it is killed long before the last.
+    words = [*command, *flags, "--epochs", "2000", "--overwrite"]
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as launcher:
+        deadline = time.monotonic() + 240
+        while not find_checkpoints(run / "checkpoints") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(child_of_rank(launcher.pid, 1), signal.SIGKILL)
+        killed_at = time.monotonic()
+        _, error = launcher.communicate(timeout=120)
+        assert time.monotonic() - killed_at < 60
+    assert launcher.returncode == 128 + signal.SIGKILL
+    assert error.splitlines()[-1] == (
+        "tillwatch: error: process 1 of 2 was ended by SIGKILL (by the system, if it ran out of memory); go on with: "
+        f"tillwatch train --resume {run}"
+    )
+    assert "Traceback" not in error
+    words = [*command, *flags, "--epochs", "2", "--overwrite"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert learnt(run) == learnt(trained / "run")
+
+
+def child_of_rank(launcher: int, rank: int) -> int:
+    """Returns the process of a rank among those that a launcher started."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    wanted = f"RANK={rank}"
+    return next(int(pid) for pid in children if wanted in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+
+
+@pytest.mark.slow
+def test_two_machines_by_torchrun(
+    trained: Path, tiny_run: tuple[Path, Path], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    run, port = tmp_path / "run", together.free_port()
+    nodes = []
+    for node in (0, 1):
+        where = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", *where, "--node-rank", str(node)]
+        words = [*torchrun, str(MEMBER), "train", str(tiny_run[0]), "--out", str(run), "--epochs", "2", *FLAGS]
+        nodes.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    said = [node.communicate(timeout=300)[0].decode() for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert learnt(run) == learnt(trained / "run")
+    assert "num_nodes: 2" in (run / "config.yaml").read_text()
+    assert "2 processes on 2 machines train as one" in said[0]
+    assert "epoch" not in said[1]
 
 
 def start(devices: int, script: str, run: Path = Path("run")) -> int:

@@ -6,8 +6,8 @@ import contextlib
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,21 @@ from tillwatch.training.runlog import RunLog
 from tillwatch.training.state import Progress
 
 
-def run_together(world: int, action: Callable[..., None], *arguments: Any, nodes: int = 1) -> list[int]:
-    """Runs an action of this module in so many processes, on so many "machines"; returns their exit codes by rank."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [start_apart(member, rank, world, world // nodes, port, action, *arguments) for rank in range(world)]
+        return int(free.getsockname()[1])
+
+
+def start_together(world: int, action: Callable[..., None], *arguments: Any, nodes: int = 1) -> list[BaseProcess]:
+    """Starts an action of this module in so many processes, on so many "machines"."""
+    port = free_port()
+    return [start_apart(member, rank, world, world // nodes, port, action, *arguments) for rank in range(world)]
+
+
+def run_together(world: int, action: Callable[..., None], *arguments: Any, nodes: int = 1) -> list[int]:
+    """Runs them until all have ended; returns their exit codes by rank."""
+    processes = start_together(world, action, *arguments, nodes=nodes)
     codes = []
     for process in processes:
         process.join(240)
@@ -220,19 +229,11 @@ def sgd_and_shards(results: Path) -> None:
         torch.save(outcome, results / f"rank{devices.rank}.pt")
 
 
-def hang_or_die(how: str, results: Path) -> None:
-    """The last process stops or is killed without a word while the others wait for its number."""
-    began = time.monotonic()
-    rank = int(os.environ["RANK"])
-    try:
-        with joined(TrainConfig()) as devices:
-            devices.sum(1)
-            if devices.rank == devices.world - 1:
-                if how == "stopped":
-                    os.kill(os.getpid(), signal.SIGSTOP)
-                os.kill(os.getpid(), signal.SIGKILL)
-            devices.sum(1)
-    except TillwatchError as error:
-        with contextlib.suppress(OSError):
-            (results / f"ended{rank}").write_text(f"{time.monotonic() - began:.1f} {error}")
-        raise SystemExit(2) from None
+def stop_or_wait(results: Path) -> None:
+    """The last process stops without a word, its connections open, while the others wait for its number."""
+    with joined(TrainConfig()) as devices:
+        devices.sum(1)
+        (results / f"pid{devices.rank}").write_text(str(os.getpid()))
+        if devices.rank == devices.world - 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        devices.sum(1)

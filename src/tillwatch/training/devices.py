@@ -232,13 +232,12 @@ class _Ddp(DDPStrategy):
         wrapped = super().setup_module(module)
         wrapped.broadcast_buffers = False  # average_statistics does better
         if self.root_device.type == "cpu" and dist.get_world_size() > 2:  # two numbers have one sum
-            wrapped.register_comm_hook(None, _mean_in_order)
+            wrapped.register_comm_hook(None, lambda state, bucket: _mean_in_order(bucket.buffer()))
         return wrapped
 
 
-def _mean_in_order(_state: object, bucket: Any) -> torch.futures.Future[torch.Tensor]:
-    """Adds the gradients of all processes in the order of ranks."""
-    own: torch.Tensor = bucket.buffer()
+def _mean_in_order(own: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
+    """Returns the mean of the gradients of all processes, added in the order of ranks."""
     all_of_them = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(all_of_them, own)
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()

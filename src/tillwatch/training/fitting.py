@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,7 @@ class _Room:
     def __init__(self, network: nn.Module, job: Job, config: TrainConfig) -> None:
         prep = job.spec.preprocessing
         self.network = network
+        self.arch = job.spec.arch
         self.size = StepSize(
             shape=(3, job.spec.num_frames, *prep.crop),
             device=job.device,
@@ -102,12 +104,9 @@ class _Room:
         return None if free is None else free / self.processes
 
     def measured(self) -> Line | None:
-        free = self.free()
-        if self._measured is None and free is not None:
-            least = estimate(self.network, self.size)
-            # One clip must fit for anything to be measured.
-            single = least if not self.size.recomputed and least.at(1) > free else None
-            self._measured = single or measure(self.network, self.size, free)
+        """What steps take on the CPU."""
+        if self._measured is None and self.free() is not None:
+            self._measured = measure(self.arch, self.size)
         return self._measured
 
     def most(self, candidates: list[int]) -> int | None:
@@ -126,7 +125,8 @@ class _Room:
         line, free = self.measured(), self.free()
         assert line is not None
         assert free is not None
-        return f"one clip needs {_gb(line.at(1))} of memory, of which {_gb(free)} are free{self.each}"
+        needs = "more memory than there is" if math.isinf(line.at(1)) else f"{_gb(line.at(1))} of memory"
+        return f"one clip needs {needs}; {_gb(free)} are free{self.each}"
 
     @property
     def each(self) -> str:
@@ -176,7 +176,7 @@ def _check(room: _Room, config: TrainConfig, world: int, draws: int) -> None:
     if most < 1:
         raise ConfigError(f"{room.told()}; {_less(config)}")
     raise ConfigError(
-        f"{at_once} clips at once need {_gb(line.at(at_once))} of memory, of which {_gb(free)} are free{room.each}; "
+        f"{at_once} clips at once need {_gb(line.at(at_once))} of memory; {_gb(free)} are free{room.each}; "
         f"{most} fit: say --accumulate {-(-own // most)}, which learns from the same {config.step_clips} a step, or "
         "--accumulate auto."
     )
@@ -206,7 +206,7 @@ def suggesting(network: nn.Module, job: Job, config: TrainConfig, out: Path) -> 
     if fit is None:
         raise RunError(f"{refused}, nor does one; {_less(config)}")
     parts = config.parts * -(-at_once // fit)
-    would = "try" if world > 1 else f"{fit} do: say"
+    would = "try" if world > 1 else f"{fit} {'does' if fit == 1 else 'do'}: say"
     raise RunError(
         f"{refused}; {would} --accumulate {parts}, which learns from the same {config.step_clips} a step; "
         f"{go_on(out)} --accumulate {parts}"

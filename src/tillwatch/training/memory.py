@@ -7,8 +7,14 @@ likes; so what a step takes there is measured on one clip and on two, and compar
 from __future__ import annotations
 
 import copy
+import json
+import math
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tillwatch.errors import one_line
+from tillwatch.models.backbones import build_model
 from tillwatch.models.precision import PrecisionName, lay_out
 from tillwatch.models.recompute import recompute_activations
 from tillwatch.training.devices import set_up
@@ -24,6 +31,7 @@ from tillwatch.training.devices import set_up
 _GPU_SHARE = 0.92  # of its memory; the rest is for what fragments
 _STATUS, _CLEAR, _MEMINFO = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
+_OUT_OF_MEMORY = 9  # exit code of who measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +45,7 @@ class StepSize:
         recomputed: whether activations are computed again on the way back.
     """
 
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     device: str
     precision: PrecisionName
     recomputed: bool = False
@@ -145,38 +153,52 @@ def _of_learning(network: nn.Module) -> int:
     return 3 * sum(p.numel() * p.element_size() for p in network.parameters() if p.requires_grad)
 
 
-def measure(network: nn.Module, size: StepSize, free: float) -> Line | None:
-    """Returns what steps of one clip and of two took on the CPU at their peak; None where that cannot be measured.
+def measure(arch: str, size: StepSize) -> Line | None:
+    """Returns what training steps took on the CPU at their peak; None where that cannot be measured.
+
+    They are done in a process of its own, which has nothing lying about that could be used again, and which the system
+    is told to kill first.
 
     Args:
-        network: what learns; it is left alone.
+        arch: of the network.
         size: of a clip.
-        free: bytes; where a second clip would not fit, it is not tried, and is taken to need what the first one did.
     """
-    try:
-        before = _resident("VmRSS")
-        step = _stepper(network, size)
-        _CLEAR.write_text("5")  # the peak is counted from here on
-        step(1)
-        one = _resident("VmHWM") - before
-        fixed = min(one, _of_learning(network))
-        if 2 * one - fixed > free:
-            return Line(fixed, one - fixed)
-        _CLEAR.write_text("5")
-        step(2)
-        two = _resident("VmHWM") - before
-    except OSError:
+    if not _CLEAR.exists():
         return None
-    per_clip = max(two - one, (one - fixed) / 2)  # less would be what the allocator had left over
+    words = [sys.executable, "-m", __name__, arch, json.dumps(asdict(size))]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    peaks = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if not peaks:
+        return Line(math.inf, math.inf) if done.returncode in (-signal.SIGKILL, _OUT_OF_MEMORY) else None
+    learning, one = peaks[0]["learning"], peaks[0]["bytes"]
+    if len(peaks) == 1:  # the second clip was too much
+        return Line(0, one)
+    per_clip = max(peaks[1]["bytes"] - one, (one - learning) / 2)  # less would be what the allocator had left over
     return Line(max(0, one - per_clip), per_clip)
+
+
+def _measure_here(arch: str, size: StepSize) -> None:
+    """Prints the peak of a step on one clip, then of a step on two."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    network = build_model(arch, weights=None)
+    step, learning = _stepper(network, size), _of_learning(network)
+    before = _resident("VmRSS")
+    for clips in (1, 2):
+        _CLEAR.write_text("5")  # the peak is counted from here on
+        try:
+            step(clips)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            sys.exit(_OUT_OF_MEMORY)
+        print(json.dumps({"learning": learning, "bytes": _resident("VmHWM") - before}), flush=True)
 
 
 def _resident(name: str) -> int:
     """Returns a line of /proc/self/status in bytes."""
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no {name}")
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    return int(lines[name].split()[0]) * 1024
 
 
 def fits(network: nn.Module, size: StepSize, clips: int) -> bool:
@@ -228,3 +250,7 @@ def _stepper(network: nn.Module, size: StepSize) -> Callable[[int], None]:
                 optimizer.step()
 
     return step
+
+
+if __name__ == "__main__":
+    _measure_here(sys.argv[1], StepSize(**json.loads(sys.argv[2])))
