@@ -170,7 +170,8 @@ def measure(arch: str, size: StepSize) -> Line | None:
     peaks = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if not peaks:
         return Line(math.inf, math.inf) if done.returncode in (-signal.SIGKILL, _OUT_OF_MEMORY) else None
-    learning, one = peaks[0]["learning"], peaks[0]["bytes"]
+    learning = peaks[0]["learning"]
+    one = peaks[0]["bytes"] + 2 * learning / 3  # in the first step, Adam's moments are not there yet
     if len(peaks) == 1:  # the second clip was too much
         return Line(0, one)
     per_clip = max(peaks[1]["bytes"] - one, (one - learning) / 2)  # less would be what the allocator had left over
@@ -215,7 +216,9 @@ def fits(network: nn.Module, size: StepSize, clips: int) -> bool:
         torch.cuda.reset_peak_memory_stats()
         free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     try:
-        _stepper(network, size)(clips)
+        step = _stepper(network, size)
+        for _ in range(2):  # from the first on, Adam has its moments
+            step(clips)
         return not on_gpu or torch.cuda.max_memory_reserved() <= _GPU_SHARE * free
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -234,7 +237,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _stepper(network: nn.Module, size: StepSize) -> Callable[[int], None]:
-    """Returns a function that trains a copy of a network on so many grey clips, twice: Adam has its moments then."""
+    """Returns a function that trains a copy of a network one step on so many black clips."""
     learner = copy.deepcopy(network).train()
     if size.recomputed:
         recompute_activations(learner)
@@ -242,12 +245,11 @@ def _stepper(network: nn.Module, size: StepSize) -> Callable[[int], None]:
 
     def step(clips: int) -> None:
         with torch.random.fork_rng():
-            for _ in range(2):
-                grey = torch.zeros(clips, *size.shape, device=fabric.device)
-                outputs: Any = model(grey.to(memory_format=torch.channels_last_3d))
-                optimizer.zero_grad()
-                fabric.backward(F.cross_entropy(outputs, torch.zeros(clips, dtype=torch.int64, device=fabric.device)))
-                optimizer.step()
+            black = torch.zeros(clips, *size.shape, device=fabric.device)
+            outputs: Any = model(black.to(memory_format=torch.channels_last_3d))
+            optimizer.zero_grad()
+            fabric.backward(F.cross_entropy(outputs, torch.zeros(clips, dtype=torch.int64, device=fabric.device)))
+            optimizer.step()
 
     return step
 
