@@ -1,4 +1,4 @@
-"""On a GPU: a training that is killed and goes on ends where one without interruption does, within what two such differ.
+"""On a GPU: a training that is killed and goes on ends where one without interruption does, as near as two of them do.
 
     python benchmarks/gpu_resume.py
     python benchmarks/gpu_resume.py --epochs 6 --kills 4

@@ -23,6 +23,7 @@ from tillwatch.config import TrainConfig
 from tillwatch.data.sampler import BalancedSampler, Share, StepBatches
 from tillwatch.errors import ConfigError, RunError
 from tillwatch.files import sha256_of
+from tillwatch.training.cross_validation import Folds, cross_validate
 from tillwatch.training.devices import Devices
 from tillwatch.training.launch import launch, standing
 from tillwatch.training.loop import resume, train
@@ -409,6 +410,11 @@ def test_what_several_devices_cannot_be_is_one_line(
 def test_called_from_python_training_takes_one_device(tmp_path: Path, frame_root: Path, tiny_config: Config) -> None:
     with pytest.raises(RunError, match="2 devices need a process each"):
         train(frame_root, tmp_path / "run", tiny_config(devices=2))
+
+
+def test_a_cross_validation_takes_one_device(tmp_path: Path, frame_root: Path, tiny_config: Config) -> None:
+    with pytest.raises(ConfigError, match="crossval trains its folds on one device"):
+        cross_validate(frame_root, tmp_path / "folds", tiny_config(devices=2), Folds(folds=2))
 
 
 def test_sync_batchnorm_is_refused_where_auto_is_a_cpu(

@@ -399,7 +399,8 @@ def validate(
         now.skipped.update(of_one)
     if not all_labels:
         raise DataError("not one validation clip could be read.")
-    return _measured(torch.cat([part for of_one, _, _ in everyone for part in of_one]), torch.cat(all_labels))
+    all_logits = torch.cat([part for of_one, _, _ in everyone for part in of_one])
+    return devices.from_first(_measured(all_logits, torch.cat(all_labels)))  # what follows from it is decided once
 
 
 def _measured(logits: torch.Tensor, labels: torch.Tensor) -> _Validated:
