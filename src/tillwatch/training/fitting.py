@@ -26,9 +26,8 @@ MOST_AT_ONCE = 32
 LEAST_STEPS = 16
 
 _CPU_SHARE = 0.8  # of what is free; the rest is for loading, and for others
-_LOOK_FROM = (
-    0.3  # an estimate that takes so much of what is free is worth measuring: steps took up to 2.4 times as much
-)
+#: An estimate of so much of what is free is worth measuring: steps took up to 2.4 times what was estimated.
+_LOOK_FROM = 0.3
 
 
 def settle_batches(network: nn.Module, job: Job, config: TrainConfig, log: RunLog) -> TrainConfig:
