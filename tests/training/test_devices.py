@@ -224,6 +224,13 @@ def test_what_is_not_finite_in_one_ends_both_in_its_words(tiny_run: tuple[Path, 
     assert (run / "model.pth").is_file()
 
 
+def test_why_one_ends_is_told_by_the_other(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
+    run, results, act = tmp_path / "run", tmp_path / "results", together.fail_alone
+    assert run_together(2, together.train, tiny_run[0], run, SETTINGS, results, ("step", 2), 1, act) == [3, 3]
+    ended = [(results / f"ended{rank}").read_text() for rank in (0, 1)]
+    assert ended == ["process 1 of 2 ended: its disk is gone.", "its disk is gone."]
+
+
 @pytest.mark.slow
 def test_one_that_hangs_ends_the_others_within_a_minute(tmp_path: Path) -> None:
     processes = together.start_together(3, together.stop_or_wait, tmp_path)
@@ -290,6 +297,20 @@ def test_the_command_trains_on_two_devices_and_ends_when_one_dies(
         f"tillwatch train --resume {run}"
     )
     assert "Traceback" not in error
+    # It goes on with as many, as config.yaml says; told to stop, both stop at one step.
+    words = [*command, "--resume", str(run)]
+    with subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        before = find_checkpoints(run / "checkpoints")[-1]
+        deadline = time.monotonic() + 240
+        while find_checkpoints(run / "checkpoints")[-1] <= before and time.monotonic() < deadline:
+            time.sleep(0.1)
+        launcher.send_signal(signal.SIGTERM)
+        output, error = launcher.communicate(timeout=120)
+    assert launcher.returncode == 128 + signal.SIGTERM
+    assert error.splitlines()[-1].startswith("tillwatch: interrupted at epoch ")
+    assert "2 processes train as one" in output
     words = [*command, *flags, "--epochs", "2", "--overwrite"]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -20,7 +20,7 @@ from training.broken_off import Place, start_apart
 
 from tillwatch.config import TrainConfig
 from tillwatch.data.loader import balanced_loader
-from tillwatch.errors import Interrupted, TillwatchError
+from tillwatch.errors import Interrupted, RunError, TillwatchError
 from tillwatch.models.backbones import BACKBONES
 from tillwatch.training import loop
 from tillwatch.training.devices import Devices, joined
@@ -114,6 +114,10 @@ def terminate() -> None:
 
 def find_infinite() -> None:
     raise NonFiniteError("the loss became inf in a step: made up.")
+
+
+def fail_alone() -> None:
+    raise RunError("its disk is gone.")
 
 
 Draws = list[list[list[int]]]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ LAUNCHER = "TILLWATCH_LAUNCHER"
 
 _GRACE_S = 20.0  # that the others have to end by themselves when one has failed, before they are told to
 _LAST_S = 10.0  # and then, before they are killed
+_TAIL_LINES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,9 @@ def launch(devices: int, nodes: int, run: Path, command: Sequence[str] | None = 
     if failed is None:
         return 0
     reason = failed.reason(devices * nodes, run)
-    if _Member.last_relayed != reason:
+    if failed.rank > 0 and failed.process.returncode > 0 and any(line.startswith("Traceback") for line in failed.tail):
+        print(*failed.tail, sep="\n", file=sys.stderr)
+    elif failed.rank > 0 or not failed.tail or failed.tail[-1] != reason:
         print(reason, file=sys.stderr, flush=True)
     return failed.exit_code
 
@@ -134,9 +138,7 @@ def _meeting_point(nodes: int) -> dict[str, str]:
 
 
 class _Member:
-    """One of the processes; of its standard error the first's is passed on as it comes, and each's last line kept."""
-
-    last_relayed = ""
+    """One of the processes; the first's standard error is passed on as it comes, the end of each's is kept."""
 
     def __init__(self, rank: int, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.rank = rank
@@ -144,19 +146,16 @@ class _Member:
         self.process = subprocess.Popen(
             command, env=environment, stderr=subprocess.PIPE, start_new_session=True, text=True, errors="replace"
         )
-        self.last_line = ""
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         assert self.process.stderr is not None
         self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
         self._reader.start()
 
     def _read(self, lines: IO[str]) -> None:
         for line in lines:
-            if line.strip():
-                self.last_line = line.rstrip()
-            if self.rank == 0 or line.startswith("Traceback"):
-                sys.stderr.write(line)
-                sys.stderr.flush()
-                _Member.last_relayed = line.rstrip()
+            self.tail.append(line.rstrip())
+            if self.rank == 0:
+                print(line.rstrip(), file=sys.stderr, flush=True)
 
     @property
     def exit_code(self) -> int:
@@ -171,7 +170,8 @@ class _Member:
             can_go_on = (run / "config.yaml").is_file()
             then = f"; go on with: tillwatch train --resume {shlex.quote(str(run))}" if can_go_on else ""
             return f"tillwatch: error: process {self.rank} of {world} was ended by {name}{how}{then}"
-        return self.last_line or f"tillwatch: error: process {self.rank} of {world} ended with exit code {code}"
+        said = [line for line in self.tail if line]
+        return said[-1] if said else f"tillwatch: error: process {self.rank} of {world} ended with exit code {code}"
 
     def signal(self, number: int) -> None:
         if self.process.poll() is None:
