@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import gpu
+import gpu_resume
 import loading
 import memory
 import probe_speed
@@ -80,6 +81,7 @@ def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list
         ("memory", lambda: memory.rows(frames, quick)),
         ("store", lambda: store_faults.rows(quick)),
         ("gpu", gpu.rows),
+        ("gpu resume", gpu_resume.rows),
         ("scale", lambda: scale.rows(quick)),
         ("quality", lambda: quality.measured_rows(quality_csv, frames if videos else None, quick)),
     ]

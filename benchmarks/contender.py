@@ -18,7 +18,7 @@ from tillwatch.data.transforms import train_transform
 from tillwatch.models.backbones import build_model
 from tillwatch.models.folded import fold
 from tillwatch.models.precision import PrecisionName, choose_precision, lay_out
-from tillwatch.training import loop
+from tillwatch.training import devices
 from tillwatch.training.guard import StepGuard
 
 #: Multiply-adds of a 32 x 112 x 112 clip through r2plus1d_18, forward and backward, counted as two operations each.
@@ -70,8 +70,8 @@ class OurTraining:
             def arrange(network: Any, device: str) -> Any:
                 return (fold(network) if folded else network).to(memory_format=torch.channels_last_3d)
 
-        with patch.object(loop, "lay_out", arrange):
-            self.fabric, self.model, self.optimizer = loop.set_up(
+        with patch.object(devices, "lay_out", arrange):
+            self.fabric, self.model, self.optimizer = devices.set_up(
                 network, device, self.precision, lr=1e-4, compiled=compiled
             )
         self.guard = StepGuard(network, self.model, scaled=self.precision == "fp16")
@@ -96,7 +96,7 @@ class OurTraining:
         loss = F.cross_entropy(self.model(clips), labels)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
-        self.guard.check(loss, clips, "the benchmark")
+        self.guard.check([loss], lambda part: clips, "the benchmark")
         self.optimizer.step()
 
 

@@ -123,22 +123,30 @@ def train(
         raise ConfigError("give the data folder and --out RUN for a new run, or --resume RUN to go on with one.")
     if resume is not None and (out is not None or config is not None or settings.overwrite):
         raise ConfigError("--resume goes on with a run as it was begun; drop --out, --config and --overwrite.")
+    run = out or resume
+    assert run is not None
+    if (code := _run_by_others(run, settings)) is not None:
+        sys.exit(code)
+    from tillwatch.training.devices import joined
+    from tillwatch.training.loop import follow
     from tillwatch.training.loop import resume as resume_training
     from tillwatch.training.loop import train as run_training
     from tillwatch.training.runlog import RunLog
 
     log = RunLog()
-    if resume is not None:
-        evaluation = resume_training(resume, settings, data, log)
-        out = resume
-    else:
-        assert out is not None
-        evaluation = run_training(data, out, settings, log)
+    with joined(settings) as devices:
+        if devices.rank:
+            follow(devices)
+            return
+        if out is None:
+            evaluation = resume_training(run, settings, data, log, devices=devices)
+        else:
+            evaluation = run_training(data, out, settings, log, devices=devices)
     if evaluation is None:
-        log.say(f"nothing is left to do: the run in {out} is finished.")
+        log.say(f"nothing is left to do: the run in {run} is finished.")
         return
     _print_evaluation(evaluation)
-    log.say(f"model, figures and predictions are in {out}")
+    log.say(f"model, figures and predictions are in {run}")
 
 
 @app.command
@@ -752,6 +760,8 @@ def demo(
 
 def main(tokens: Iterable[str] | None = None) -> NoReturn:
     """Runs the command line; errors raised on purpose become one line on standard error and exit code 2."""
+    global _is_whole_command
+    _is_whole_command = tokens is None
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except TillwatchError as error:
@@ -773,6 +783,15 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
         print("tillwatch: interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _run_by_others(run: Path, settings: TrainConfig) -> int | None:
+    """Runs this command once for each device, where several are wanted and it has not been; returns the exit code."""
+    from tillwatch.training.launch import launch, standing
+
+    if settings.devices * settings.num_nodes == 1 or standing() is not None or not _is_whole_command:
+        return None
+    return launch(settings.devices, settings.num_nodes, run)
 
 
 def _run_scan(
@@ -844,6 +863,9 @@ def _fill(app: App, arguments: Any, values: dict[str, Any], source: str) -> None
 
 
 app.config = (_apply_config_file,)
+
+#: Whether this process was started to run the command line, so that more like it can be.
+_is_whole_command = False
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:

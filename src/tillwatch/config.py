@@ -34,8 +34,21 @@ def _whole_number(_type: Any, tokens: tuple[Token, ...]) -> int:
         raise ValueError(f'unable to convert "{tokens[0].value}" into int') from None
 
 
+def _whole_number_or_auto(_type: Any, tokens: tuple[Token, ...]) -> int | Literal["auto"]:
+    return "auto" if tokens[0].value == "auto" else _whole_number(_type, tokens)
+
+
 Whole = Annotated[int, Parameter(converter=_whole_number)]
 MaybeWhole = Annotated[int | None, Parameter(converter=_whole_number)]
+WholeOrAuto = Annotated[int | Literal["auto"], Parameter(converter=_whole_number_or_auto)]
+
+
+_COUNTS = ("accumulate", "devices", "num_nodes")
+
+NO_SYNC_ON_CPU = (
+    "--sync-batchnorm is for GPUs alone (PyTorch's refuses tensors on a CPU); drop it: each process's batch norm then "
+    "takes the statistics of its own clips."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +76,9 @@ class TrainConfig:
         split_file: a run's clips.csv whose split is used again.
         hold_out: keep 30 % of the clips, by group, out of training to measure on.
         epochs: passes over the training clips.
-        batch_size: clips per step.
+        batch_size: clips per step, over all devices; auto takes as many as fit in memory at once.
+        accumulate: parts that a device takes its share of a step in, one after another, which needs less memory; auto
+            takes as few as fit.
         lr: Adam's learning rate.
         dropout: before the last layer.
         lr_patience: epochs without improvement before the learning rate falls to a tenth.
@@ -74,7 +89,11 @@ class TrainConfig:
         precision: auto is the fastest that is safe on this machine, and says why; weights and reports stay fp32.
         compile: let torch.compile make the network faster; needs a C++ compiler, and minutes to start.
         device: auto takes a GPU where there is one.
-        workers: processes that read clips; one per core but one, at most 4, unless given.
+        devices: GPUs of this machine, or processes on its CPU, that train together.
+        num_nodes: machines that train together; each runs the same command.
+        sync_batchnorm: on GPUs, batch norm takes its statistics over all devices instead of each over its own clips.
+        checkpoint_activations: compute activations again on the way back instead of keeping them: less memory, slower.
+        workers: processes that read clips for each device; one per core but one, at most 4, unless given.
         freeze: backbone trains the head alone, on features that are computed once.
         early_share: share of the epochs, from the first, that train on fewer frames and pixels.
         early_frames: share of the frames that they take.
@@ -110,7 +129,8 @@ class TrainConfig:
     split_file: Path | None = None
     hold_out: bool = True
     epochs: Whole = 30
-    batch_size: Whole = 4
+    batch_size: WholeOrAuto = 4
+    accumulate: WholeOrAuto = 1
     lr: float = 1e-4
     dropout: float = 0.5
     lr_patience: Whole = 3
@@ -121,6 +141,10 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: Annotated[bool, Parameter(negative=())] = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Whole = 1
+    num_nodes: Whole = 1
+    sync_batchnorm: Annotated[bool, Parameter(negative=())] = False
+    checkpoint_activations: Annotated[bool, Parameter(negative=())] = False
     workers: MaybeWhole = None
     freeze: Literal["none", "backbone"] = "none"
     early_share: float = 0.0
@@ -148,10 +172,27 @@ class TrainConfig:
         """How many epochs ``early_share`` of all is."""
         return round(self.early_share * self.epochs)
 
+    @property
+    def step_clips(self) -> int:
+        """``batch_size``, once it is a number."""
+        assert isinstance(self.batch_size, int), "settled before training starts"
+        return self.batch_size
+
+    @property
+    def parts(self) -> int:
+        """``accumulate``, once it is a number."""
+        assert isinstance(self.accumulate, int), "settled before training starts"
+        return self.accumulate
+
+    @property
+    def clips_at_once(self) -> int:
+        """How many clips of a step a device has at one time, at most."""
+        return -(-self.step_clips // (self.devices * self.num_nodes * self.parts))
+
     def _problems(self) -> Any:
-        for name in ("num_frames", "every", "resize", "crop", "epochs", "batch_size", "patience"):
+        for name in ("num_frames", "every", "resize", "crop", "epochs", "batch_size", "patience", *_COUNTS):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and value != "auto" and value < 1:
                 yield f"{flag(name)} is {value}; it must be at least 1."
         for name in ("lr_patience", "seed", "workers"):
             value = getattr(self, name)
@@ -159,7 +200,7 @@ class TrainConfig:
                 yield f"{flag(name)} is {value}; it must be at least 0."
         for name, most in (("num_frames", 4096), ("resize", 4096), ("batch_size", 65536), ("seed", 2**63 - 1)):
             value = getattr(self, name)
-            if value is not None and value > most:
+            if value is not None and value != "auto" and value > most:
                 yield f"{flag(name)} is {value}; it must be at most {most}."
         for name in ("lr", "fps"):
             value = getattr(self, name)
@@ -177,6 +218,14 @@ class TrainConfig:
             yield f"--checkpoint-minutes is {self.checkpoint_minutes}; it must be a number, at least 0."
         if self.freeze == "backbone" and self.early_share:
             yield "--freeze backbone takes each clip's features once; drop --early-share, or --recipe fast."
+        if (self.batch_size, self.accumulate) == ("auto", "auto"):
+            yield "--batch-size auto and --accumulate auto exclude each other; give a number for one."
+        if self.sync_batchnorm and self.device == "cpu":
+            yield NO_SYNC_ON_CPU
+        if self.devices * self.num_nodes > 1 and self.freeze == "backbone":
+            yield "--freeze backbone trains its head in seconds, on one device; drop --devices and --num-nodes."
+        if self.freeze == "backbone" and (self.batch_size == "auto" or self.accumulate != 1):
+            yield "--freeze backbone keeps all features in memory; give --batch-size a number, and drop --accumulate."
         if self.cache_folder is not None and not self.cache:
             yield "--no-cache and --cache-folder exclude each other; give one."
         if not 0 <= self.max_skipped <= 1:
@@ -303,8 +352,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-#: What `--resume` lets differ: it changes how fast a run learns, and not what.
-RESUME_MAY_CHANGE = ("cache", "cache_folder", "checkpoint_minutes", "device", "workers")
+#: What `--resume` lets differ: it changes how fast a run learns, and not what, but for batch norm on other devices.
+RESUME_MAY_CHANGE = (
+    "accumulate",
+    "cache",
+    "cache_folder",
+    "checkpoint_activations",
+    "checkpoint_minutes",
+    "device",
+    "devices",
+    "num_nodes",
+    "workers",
+)
 
 
 def default_workers() -> int:

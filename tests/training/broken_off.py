@@ -38,7 +38,8 @@ Act = Callable[[], None]
 def start_apart(action: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Starts a function of this module in a process of its own."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # By names that are found without pytest's path, which the server is not told before Python 3.13.
+    context.set_forkserver_preload(["tillwatch.training.loop", __name__])
     process = context.Process(target=action, args=arguments)
     process.start()
     return process

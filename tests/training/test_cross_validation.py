@@ -162,7 +162,7 @@ def test_a_signal_inside_a_fold_is_gone_on_from_there(
     config, out = tiny_config(group_pattern=r"day\d", min_recall=0.75), tmp_path / "cv"
     original, calls = StepGuard.check, [0]
 
-    def check(self: StepGuard, *args: Any) -> float:
+    def check(self: StepGuard, *args: Any) -> list[float]:
         calls[0] += 1
         if calls[0] == 5:  # three steps a fold: the second of the second
             os.kill(os.getpid(), signal.SIGTERM)

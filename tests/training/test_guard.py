@@ -43,7 +43,7 @@ def after_backward(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 def test_finite_steps_pass_and_give_the_loss() -> None:
     network, inputs = chain(nn.ReLU()), torch.ones(2, 3)
     loss = after_backward(network, inputs)
-    assert StepGuard(network, network).check(loss, inputs, "step 1") == loss.item()
+    assert StepGuard(network, network).check([loss], lambda part: inputs, "step 1") == [loss.item()]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -52,7 +52,7 @@ def test_one_wrong_gradient_is_named(value: float) -> None:
     loss = after_backward(network, inputs)
     gradient_of(network, "2.weight")[1, 2] = value
     with pytest.raises(NonFiniteError, match=r"a gradient became (nan|inf) in step 7: 2\.weight is the first.*\(1 are"):
-        StepGuard(network, network).check(loss, inputs, "step 7")
+        StepGuard(network, network).check([loss], lambda part: inputs, "step 7")
 
 
 def test_of_several_wrong_gradients_the_last_layers_is_named() -> None:
@@ -61,7 +61,7 @@ def test_of_several_wrong_gradients_the_last_layers_is_named() -> None:
     for layer in (0, 1):
         gradient_of(network, f"{layer}.weight").fill_(float("nan"))
     with pytest.raises(NonFiniteError, match=r"1\.weight is the first on the way back \(2 are not finite\)"):
-        StepGuard(network, network).check(loss, inputs, "step 7")
+        StepGuard(network, network).check([loss], lambda part: inputs, "step 7")
 
 
 def test_gradients_finite_one_by_one_but_too_large_together() -> None:
@@ -70,14 +70,14 @@ def test_gradients_finite_one_by_one_but_too_large_together() -> None:
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 1e25)
     with pytest.raises(NonFiniteError, match="far too large"):
-        StepGuard(network, network).check(loss, inputs, "step 7")
+        StepGuard(network, network).check([loss], lambda part: inputs, "step 7")
 
 
 def test_the_first_layer_with_a_wrong_output_is_named() -> None:
     network, inputs = chain(nn.ReLU(), Overflowing()), torch.ones(2, 3)
     loss = after_backward(network, inputs)
     with pytest.raises(NonFiniteError, match=r"the loss became nan in step 2: layer 2 is the first whose output"):
-        StepGuard(network, network).check(loss * 0, inputs, "step 2")
+        StepGuard(network, network).check([loss * 0], lambda part: inputs, "step 2")
 
 
 def test_wrong_weights_are_named() -> None:
@@ -86,7 +86,7 @@ def test_wrong_weights_are_named() -> None:
         network.get_parameter("0.bias")[1] = float("nan")
     loss = after_backward(network, inputs)
     with pytest.raises(NonFiniteError, match=r"the weights 0\.bias are not finite"):
-        StepGuard(network, network).check(loss, inputs, "step 2")
+        StepGuard(network, network).check([loss], lambda part: inputs, "step 2")
 
 
 def test_a_scaled_loss_may_overflow_now_and_then_but_not_for_ever() -> None:
@@ -98,7 +98,7 @@ def test_a_scaled_loss_may_overflow_now_and_then_but_not_for_ever() -> None:
         loss = after_backward(network, inputs)
         if wrong:
             gradient_of(network, "0.weight").fill_(float("inf"))
-        guard.check(loss, inputs, "step 9")
+        guard.check([loss], lambda part: inputs, "step 9")
 
     for wrong in [True] * 20 + [False] + [True] * 20:
         step(wrong)
@@ -110,7 +110,7 @@ def poison_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """Puts NaN into one weight's gradient at one step of training, counted from 1."""
     original, calls = StepGuard.check, [0]
 
-    def check(self: StepGuard, *args: Any) -> float:
+    def check(self: StepGuard, *args: Any) -> list[float]:
         calls[0] += 1
         if calls[0] == call:
             gradient_of(self.module, "stem.3.weight")[0, 0, 0] = float("nan")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning_fabric import Fabric
 from torch import nn
 
 from tillwatch.config import RECIPES, TrainConfig
@@ -23,9 +24,11 @@ from tillwatch.files import sha256_of
 from tillwatch.models.backbones import build_model
 from tillwatch.models.saved import load_model
 from tillwatch.training import feed, loop
+from tillwatch.training.devices import Devices, fresh_statistics
 from tillwatch.training.loop import train
 from tillwatch.training.prepare import Job
 from tillwatch.training.probe import FeatureBatch
+from tillwatch.training.state import Progress
 
 Config = Callable[..., TrainConfig]
 
@@ -224,10 +227,10 @@ def test_clip_deleted_midway_is_named_and_left_out(
     original = feed.clip_feed
     removed = []
 
-    def lose_one(job: Job, config: TrainConfig) -> Any:
+    def lose_one(job: Job, config: TrainConfig, *share: Any) -> Any:
         removed.append(job.side("train")[0].name)
         shutil.rmtree(job.side("train")[0].path)
-        return original(job, config)
+        return original(job, config, *share)
 
     monkeypatch.setattr("tillwatch.training.loop.clip_feed", lose_one)
     log = quiet()
@@ -306,7 +309,7 @@ def test_validate_weighs_each_clip_once_whatever_the_batches(tmp_path: Path) -> 
         validation=[FeatureBatch(logits[rows], labels[rows]) for rows in (slice(0, 2), slice(2, 3))],
         validation_inputs=lambda batch, device: batch.features,
     )
-    result = loop.validate(Echo(), batches, torch.device("cpu"), {}, lambda: None)
+    result = loop.validate(Echo(), batches, Fabric(accelerator="cpu"), Devices(), Progress(), lambda: None)
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
     assert result.balanced_accuracy == pytest.approx((0.5 + 0.0) / 2)
 
@@ -315,7 +318,7 @@ def test_statistics_of_another_size_are_forgotten() -> None:
     norm = nn.BatchNorm3d(1)
     for _ in range(50):
         norm(torch.full((2, 1, 1, 2, 2), 100.0))
-    with loop.fresh_statistics(norm):
+    with fresh_statistics(norm):
         for value in (1.0, 2.0, 6.0):
             norm(torch.full((2, 1, 1, 2, 2), value))
     assert norm.running_mean is not None
@@ -334,7 +337,7 @@ def test_statistics_are_taken_anew_once_when_clips_grow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     renewed = []
-    fresh = loop.fresh_statistics
+    fresh = fresh_statistics
 
     def counted(learner: nn.Module, *, forget: bool) -> Any:
         renewed.append(forget)

@@ -259,7 +259,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def at_step(step: int, action: Callable[[], Any]) -> None:
         original, left = StepGuard.check, [step]
 
-        def check(self: StepGuard, *args: Any) -> float:
+        def check(self: StepGuard, *args: Any) -> list[float]:
             left[0] -= 1
             if left[0] == 0:
                 raise BrokenOffError
@@ -374,10 +374,10 @@ def test_a_wrong_gradient_ends_what_goes_on_as_it_ended_the_first(
     train(tiny_run[0], whole, config, quiet())
     original = StepGuard.check
 
-    def check(self: StepGuard, loss: Any, inputs: Any, place: str) -> float:
+    def check(self: StepGuard, losses: Any, inputs: Any, place: str) -> list[float]:
         if place == "epoch 3, step 2":
             self.module.get_parameter("fc.1.bias").grad.fill_(float("nan"))  # type: ignore[union-attr]
-        return original(self, loss, inputs, place)
+        return original(self, losses, inputs, place)
 
     with monkeypatch.context() as patch:
         patch.setattr(StepGuard, "check", check)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tillwatch.data.catalog import Skip
 from tillwatch.data.dataset import VideoFrameDataset
-from tillwatch.data.sampler import BalancedSampler, Draw
+from tillwatch.data.sampler import ALONE, BalancedSampler, Draw, Share, StepBatches
 from tillwatch.data.transforms import ClipTransform, Place
 from tillwatch.errors import ClipError, one_line
 
@@ -118,6 +118,7 @@ def training_loader(
     batch_size: int,
     *,
     seed: int,
+    share: Share = ALONE,
     workers: int = 0,
     pin_memory: bool = False,
     start_method: str | None = None,
@@ -126,48 +127,51 @@ def training_loader(
 
     Args:
         dataset: the training clips; its transform must be a ClipTransform.
-        batch_size: clips per batch.
+        batch_size: clips per step.
         seed: of the order.
+        share: what this process takes of each step, and in how many batches.
         workers: processes that read clips; 0 reads in this one.
         pin_memory: whether batches are put into page-locked memory, for a GPU.
         start_method: of the workers; None for Python's default.
     """
     labels = [label for _, label in dataset.samples]
     return balanced_loader(
-        _Bytes(dataset), labels, batch_size, seed, **_worker_options(workers, pin_memory, start_method)
+        _Bytes(dataset), labels, batch_size, seed, share, **_worker_options(workers, pin_memory, start_method)
     )
 
 
 def balanced_loader(
-    items: Dataset[Any], labels: Sequence[int], batch_size: int, seed: int, **options: Any
+    items: Dataset[Any], labels: Sequence[int], batch_size: int, seed: int, share: Share = ALONE, **options: Any
 ) -> tuple[DataLoader[Any], BalancedSampler]:
     """Returns a loader of balanced batches of any items, and the sampler to tell the epoch to.
-
-    An incomplete last batch is dropped where there is a complete one: its items were drawn at random
-    anyway, and batch normalisation over one or two does harm.
 
     Args:
         items: asked for by :class:`Draw`.
         labels: theirs.
-        batch_size: items per batch.
+        batch_size: items per step; see :class:`StepBatches`.
         seed: of the order.
+        share: what this process takes of each step.
         **options: of the DataLoader.
     """
     sampler = BalancedSampler(labels, seed)
-    drop_last = len(labels) >= batch_size
-    return DataLoader(items, batch_size, sampler=sampler, drop_last=drop_last, **options), sampler
+    return DataLoader(items, batch_sampler=StepBatches(sampler, batch_size, share), **options), sampler
 
 
 def evaluation_loader(
     dataset: VideoFrameDataset,
     batch_size: int,
     *,
+    share: Share = ALONE,
     workers: int = 0,
     pin_memory: bool = False,
     start_method: str | None = None,
 ) -> DataLoader[Any]:
-    """Returns a loader of every clip once, in order. Arguments as :func:`training_loader`."""
-    return DataLoader(_Bytes(dataset), batch_size, shuffle=False, **_worker_options(workers, pin_memory, start_method))
+    """Returns a loader of every clip once, in order, or of this process's share of them.
+
+    Arguments as :func:`training_loader`, but for ``batch_size``: clips per batch.
+    """
+    options = _worker_options(workers, pin_memory, start_method)
+    return DataLoader(_Bytes(dataset), batch_size, sampler=share.of_clips(len(dataset)), **options)
 
 
 def _leave_signals_to_parent(_worker: int) -> None:

@@ -33,7 +33,7 @@ def calibrate(classifier: Classifier, job: Job, config: TrainConfig, log: RunLog
         scores = score_clips(
             classifier,
             clips,
-            batch_size=config.batch_size,
+            batch_size=config.clips_at_once,
             workers=job.workers,
             store=job.store,
             on_batch=on_batch,

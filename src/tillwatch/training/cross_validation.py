@@ -33,6 +33,7 @@ from tillwatch.evaluation.report import REPORT_HTML
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
 from tillwatch.models.saved import OperatingPoint
+from tillwatch.training.launch import standing
 from tillwatch.training.loop import resume, train
 from tillwatch.training.out_of_fold import (
     FoldPoint,
@@ -129,6 +130,8 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
             cross-validation's folds.
     """
     log = log or RunLog()
+    if config.devices * config.num_nodes > 1 or standing() is not None:
+        raise ConfigError("crossval trains its folds on one device; drop --devices, --num-nodes and torchrun.")
     if not config.hold_out or config.split_file is not None:
         raise ConfigError("cross-validation makes its own splits; drop --split-file, --no-hold-out, --recipe original.")
     config = with_hours(config, log)

@@ -57,7 +57,7 @@ def finish(
             job.sides,
             "test" if config.hold_out else "train",
             footage=Footage(normal_hours=config.normal_hours, prevalence=config.prevalence),
-            batch_size=config.batch_size,
+            batch_size=config.clips_at_once,
             workers=job.workers,
             store=job.store,
             on_batch=on_batch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,12 +34,12 @@ class StepGuard:
         self.scaled = scaled
         self._skipped = 0
 
-    def check(self, loss: torch.Tensor, inputs: torch.Tensor, place: str) -> float:
-        """Returns the loss as a number, if it and all gradients are finite.
+    def check(self, losses: Sequence[torch.Tensor], inputs: Callable[[int], torch.Tensor], place: str) -> list[float]:
+        """Returns the losses as numbers, if they and all gradients are finite.
 
         Args:
-            loss: of the step, after its backward pass.
-            inputs: what the module was given, to trace a loss that is not finite.
+            losses: of each part of the step, after its backward pass.
+            inputs: returns what the module was given in a part, to trace a loss that is not finite.
             place: where training is, in words.
 
         Raises:
@@ -47,13 +47,15 @@ class StepGuard:
         """
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        value, size = torch.stack([loss.detach(), norm.to(loss.device)]).tolist()  # the one wait for a GPU in a step
-        if not math.isfinite(value):
-            raise NonFiniteError(f"the loss became {value} in {place}: {self._trace_loss(inputs)}")
+        found = torch.stack([loss.detach() for loss in losses] + [norm.to(losses[0].device)])
+        *values, size = (float(value) for value in found.tolist())  # the one wait for a GPU in a step
+        for part, value in enumerate(values):
+            if not math.isfinite(value):
+                raise NonFiniteError(f"the loss became {value} in {place}: {self._trace_loss(inputs(part))}")
         self._skipped = 0 if math.isfinite(size) else self._skipped + 1
         if self._skipped > (_SKIPPED_AT_MOST if self.scaled else 0):
             raise NonFiniteError(f"a gradient became {size} in {place}: {self._trace_gradient()}")
-        return float(value)
+        return values
 
     def _trace_loss(self, inputs: torch.Tensor) -> str:
         """Runs the clips again for the first layer whose output is not finite."""

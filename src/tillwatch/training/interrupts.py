@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -23,13 +24,17 @@ class Interrupts:
 
     Args:
         go_on: what to do to go on, for the message.
+        same_within_s: signals so soon after the first are that one again: a whole group is sent it, and whoever started
+            this process hands it on.
 
     Attributes:
         asked: the signal that waits; None if there is none.
     """
 
-    def __init__(self, go_on: str) -> None:
+    def __init__(self, go_on: str, same_within_s: float = 0.0) -> None:
         self.go_on = go_on
+        self.same_within_s = same_within_s
+        self._asked_at = 0.0
         self.asked: int | None = None
         self._deferring = False
         self._before: dict[int, Any] = {}
@@ -68,8 +73,10 @@ class Interrupts:
         return Interrupted(f"interrupted{where and f' {where}'}; {self.go_on}", signum)
 
     def _take(self, signum: int, _frame: FrameType | None) -> None:
+        if self.asked is not None and time.monotonic() - self._asked_at < self.same_within_s:
+            return
         if not self._deferring or self.asked is not None:
             raise self.stop(signum)
-        self.asked = signum
+        self.asked, self._asked_at = signum, time.monotonic()
         # Straight to the descriptor: whatever was interrupted may be in the middle of a print.
         os.write(2, b"\ntillwatch: finishing the step, then saving; once more stops at once\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -28,31 +27,26 @@ from tillwatch.evaluation.evaluate import Evaluation
 from tillwatch.evaluation.metrics import balanced_accuracy
 from tillwatch.files import write_json, write_text
 from tillwatch.models.backbones import KINETICS, build_model, digest_around
-from tillwatch.models.memory import keep_freed_memory
 from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.models.motion import MotionNetwork
-from tillwatch.models.precision import PrecisionName, lay_out
+from tillwatch.models.recompute import recompute_activations
 from tillwatch.models.saved import OperatingPoint, read_classes, save_model
+from tillwatch.training.devices import Devices, fresh_statistics, set_up
 from tillwatch.training.feed import Feed, clip_feed
 from tillwatch.training.finish import finish
+from tillwatch.training.fitting import settle_batches, suggesting
 from tillwatch.training.guard import NonFiniteError, StepGuard
-from tillwatch.training.interrupts import Interrupts
 from tillwatch.training.motion import fit_motion
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved, with_hours
 from tillwatch.training.probe import head_on_features
 from tillwatch.training.recorded import read_recorded
-from tillwatch.training.resume import read_begun, refuse_changes
+from tillwatch.training.resume import as_begun, read_begun, refuse_changes
 from tillwatch.training.run_folder import check_run_folder, go_on, hold_run_folder, is_finished, write_clips
-from tillwatch.training.runlog import EpochMetrics, RunLog
+from tillwatch.training.runlog import EpochMetrics, NoLog, RunLog
 from tillwatch.training.state import Checkpoints, MadeOf, Progress, TrainingState
-
-# Fabric announces what prepare has said already, with its reason.
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 # Streams of random numbers that must not meet.
 _INIT, _STEP = 1, 2
-
-_FABRIC_PRECISION: dict[PrecisionName, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def train(
@@ -65,6 +59,7 @@ def train(
     prepared: Job | None = None,
     calibrated: tuple[float, OperatingPoint] | None = None,
     pictures: bool = True,
+    devices: Devices | None = None,
 ) -> Evaluation:
     """Trains a classifier on class folders of clips and writes a run folder.
 
@@ -77,6 +72,7 @@ def train(
         prepared: from the same data and settings; only divided anew. None prepares everything.
         calibrated: temperature and operating point, if they are known, as of out-of-fold scores.
         pictures: whether the report shows clips.
+        devices: those that this process, the first of them, trains with; the others :func:`follow`. None for one.
 
     Returns:
         The evaluation on the test clips, or on the training clips if nothing was held out.
@@ -85,17 +81,19 @@ def train(
         TillwatchError: before anything is written, if settings, data, weights or ``out`` cannot be used.
         Interrupted: on SIGTERM or Ctrl-C, with the run saved; :func:`resume` goes on.
     """
-    log = log or RunLog()
+    log, devices = log or RunLog(), devices or Devices()
     check_run_folder(out, config.overwrite, reads=paths_read(data, config))
-    config = with_hours(config, log)
+    config = with_hours(devices.settled(config), log)
     if prepared is None:
         job = prepare(data, config, log, divide_groups=divide_groups)
     else:
         job = on_split(prepared, config, log, divide_groups=divide_groups)
     network = _build(config, job, log)
-    with hold_run_folder(out, begin=True), Interrupts(go_on(out)) as interrupts:
+    config = settle_batches(network, job, config, log)
+    with hold_run_folder(out, begin=True), devices.interrupts(go_on(out)) as interrupts:
         _write_beginning(out, data, config, job)
-        _learn(network, job, config, out, Checkpoints(out, config.checkpoint_minutes, log.note, interrupts), log)
+        checkpoints = Checkpoints(out, config.checkpoint_minutes, log.note, interrupts, asked=devices.any_signal)
+        _learn(network, job, config, out, checkpoints, log, devices)
         return finish(network, job, config, out, log, calibrated=calibrated, pictures=pictures)
 
 
@@ -109,6 +107,7 @@ def resume(
     prepared: Job | None = None,
     calibrated: tuple[float, OperatingPoint] | None = None,
     pictures: bool = True,
+    devices: Devices | None = None,
 ) -> Evaluation | None:
     """Goes on with a run that was broken off, to the weights that it would have had.
 
@@ -116,7 +115,7 @@ def resume(
         run: the run folder.
         config: that of its config.yaml, but for what may change (``RESUME_MAY_CHANGE``); None for just that.
         data: its data folder, if that has moved.
-        log, divide_groups, prepared, calibrated, pictures: as :func:`train` takes them.
+        log, divide_groups, prepared, calibrated, pictures, devices: as :func:`train` takes them.
 
     Returns:
         As :func:`train`; None if the run is finished already.
@@ -126,14 +125,15 @@ def resume(
             its checkpoints or its data cannot be used.
         Interrupted: as :func:`train`.
     """
-    log = log or RunLog()
+    log, devices = log or RunLog(), devices or Devices()
     if is_finished(run):
+        devices.from_first(None)
         return None
-    with hold_run_folder(run, begin=False), Interrupts(go_on(run)) as interrupts:
+    with hold_run_folder(run, begin=False), devices.interrupts(go_on(run)) as interrupts:
         begun = read_begun(run)
-        config, data = config or begun.config, data or begun.data
+        data, config = data or begun.data, devices.settled(as_begun(begun.config, config))
         refuse_changes(run, begun.config, config if prepared is None else resolved(config, prepared))
-        checkpoints = Checkpoints(run, config.checkpoint_minutes, log.note, interrupts)
+        checkpoints = Checkpoints(run, config.checkpoint_minutes, log.note, interrupts, asked=devices.any_signal)
         last = checkpoints.read_last()
         recorded = read_recorded(run, () if last is None else last["made_of"]["clips"])
         # A checkpoint has weights of its own: those that the run began with may be gone.
@@ -144,9 +144,29 @@ def resume(
         else:
             job = on_split(prepared, settings, log, divide_groups=divide_groups)
         network = _build(settings, job, log)
+        config = settle_batches(network, job, config, log)
+        settings = replace(settings, batch_size=config.batch_size, accumulate=config.accumulate)
         _write_beginning(run, data, config, job)
-        _learn(network, job, settings, run, checkpoints, log)
+        _learn(network, job, settings, run, checkpoints, log, devices)
         return finish(network, job, settings, run, log, calibrated=calibrated, pictures=pictures)
+
+
+def follow(devices: Devices) -> None:
+    """Trains with the first process, which alone reads and writes the run folder and says what happens.
+
+    Raises:
+        RunError: if the first process, or another, ends before training does.
+        Interrupted: with the first.
+    """
+    told = devices.from_first(None)
+    if told is None:
+        return
+    job, config, out = told
+    with devices.interrupts(go_on(out)) as interrupts:
+        log = NoLog()
+        network = _build(replace(config, weights="none"), job, log)  # the first one's weights are everyone's
+        checkpoints = Checkpoints(out, math.inf, log.note, interrupts, writes=False, asked=devices.any_signal)
+        _learn(network, job, config, out, checkpoints, log, devices)
 
 
 def _write_beginning(out: Path, data: Path, config: TrainConfig, job: Job) -> None:
@@ -157,16 +177,30 @@ def _write_beginning(out: Path, data: Path, config: TrainConfig, job: Job) -> No
         write_clips(out / CLIPS_CSV, job)
 
 
-def _learn(network: nn.Module, job: Job, config: TrainConfig, out: Path, checkpoints: Checkpoints, log: RunLog) -> None:
+def _learn(
+    network: nn.Module,
+    job: Job,
+    config: TrainConfig,
+    out: Path,
+    checkpoints: Checkpoints,
+    log: RunLog,
+    devices: Devices,
+) -> None:
     """Trains a network, in place, each kind in its way, and writes down the clips that were lost."""
-    with torch.random.fork_rng():
+    if devices.rank == 0:
+        devices.from_first((job, config, out))
+    with torch.random.fork_rng(), suggesting(network, job, config, out):
         if isinstance(network, MotionNetwork):
             skipped = fit_motion(network, job, config, out, log)
         elif config.freeze == "backbone":
             head, feed, skipped = head_on_features(network, job, config, log)
-            skipped |= fit(network, head, feed, job, config, out, checkpoints, log)
+            skipped |= fit(network, head, feed, job, config, out, checkpoints, log, devices)
         else:
-            skipped = fit(network, network, clip_feed(job, config), job, config, out, checkpoints, log)
+            feed = clip_feed(job, config, devices.share(config.parts))
+            skipped = fit(network, network, feed, job, config, out, checkpoints, log, devices)
+    devices.part()
+    if devices.rank:
+        return
     for skip in skipped.values():
         log.note(f"{skip.name} was left out: {skip.reason}.")
     if skipped:
@@ -196,6 +230,7 @@ def fit(
     out: Path,
     checkpoints: Checkpoints,
     log: RunLog,
+    devices: Devices,
 ) -> dict[str, Skip]:
     """Trains a network, in place; the loop, top to bottom.
 
@@ -208,6 +243,7 @@ def fit(
         out: the run folder; gets metrics.csv and checkpoints/best.pth as it goes.
         checkpoints: where the state is saved; the last that was read is where training goes on.
         log: where to say what happens.
+        devices: those that learn together.
 
     Returns:
         The clips that turned out unreadable, by name.
@@ -216,16 +252,24 @@ def fit(
         NonFiniteError: if a loss or a gradient stops being finite.
         Interrupted: on a signal, with the state saved.
     """
-    fabric, model, optimizer = set_up(learner, job.device, job.precision, config.lr, compiled=config.compile)
+    if config.sync_batchnorm:
+        learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
+    if config.checkpoint_activations:
+        recompute_activations(learner)
+    fabric, model, optimizer = set_up(
+        learner, job.device, job.precision, config.lr, compiled=config.compile, devices=devices
+    )
     guard = StepGuard(learner, model, scaled=job.precision == "fp16")
     clips = [clip.name for clip in job.catalog.clips]
     frozen = "" if learner is network else digest_around(network, learner)
     made_of = MadeOf(clips=clips, draws=len(feed.sampler), frozen=frozen)
-    state = TrainingState(learner, optimizer, _plateau(optimizer, config), fabric.strategy.precision, made_of)
+    cut = feed.batches.share.in_words
+    state = TrainingState(learner, optimizer, _plateau(optimizer, config), fabric.strategy.precision, made_of, cut)
     checkpoints.restore(state)
+    devices.share_state(state)
     now, pause = state.progress, partial(checkpoints.between_batches, state)
     log.write_metrics(out, now.metrics)
-    with checkpoints.interrupts.deferred(), _last_good(out, network, job.spec, state):
+    with checkpoints.interrupts.deferred(), _last_good(out, network, job.spec, state, devices):
         while now.epoch < config.epochs and not now.stopped:
             feed.start_epoch(now.epoch, now.step)
             if now.step == 0 and now.epoch in (0, feed.early_epochs):
@@ -233,9 +277,9 @@ def fit(
                 state.scheduler, now.best_loss, now.best_epoch = _plateau(optimizer, config), math.inf, now.epoch
             lr, grown = optimizer.param_groups[0]["lr"], now.epoch == feed.early_epochs > 0
             with fresh_statistics(learner, forget=now.step == 0) if grown else nullcontext():
-                train_epoch(fabric, model, optimizer, guard, feed, config.seed, now, pause, log)
+                train_epoch(fabric, model, optimizer, guard, feed, config.seed, now, pause, log, devices)
             started = time.perf_counter()
-            validated = None if feed.validation is None else validate(model, feed, fabric.device, now.skipped, pause)
+            validated = None if feed.validation is None else validate(learner, feed, fabric, devices, now, pause)
 
             trained = now.loss_sum / now.clips
             followed = trained if validated is None or config.plateau_on == "train" else validated.loss
@@ -269,48 +313,6 @@ def fit(
     return now.skipped
 
 
-def set_up(
-    learner: nn.Module, device: str, precision: PrecisionName, lr: float, *, compiled: bool = False
-) -> tuple[Fabric, nn.Module, Any]:
-    """Puts what learns on its device, in its precision and memory layout, with its optimiser.
-
-    Returns:
-        Fabric, the learner wrapped for training (the parameters stay its own), and Adam.
-    """
-    fabric = Fabric(accelerator=device, devices=1, precision=_FABRIC_PRECISION[precision])
-    if device == "cpu":
-        keep_freed_memory()
-    lay_out(learner, device)
-    if compiled:
-        learner.compile()
-    # One pass over the weights instead of one for each operation.
-    adam = torch.optim.Adam(learner.parameters(), lr=lr, fused=True)
-    model, optimizer = fabric.setup(learner, adam)
-    return fabric, model, optimizer
-
-
-@contextmanager
-def fresh_statistics(learner: nn.Module, *, forget: bool = True) -> Iterator[None]:
-    """Lets batch norm forget its running means and take plain ones over the block: clips of another size have others.
-
-    The moving average forgets a tenth a step; over an epoch of twelve steps a quarter of what small clips had is left.
-    Within an epoch that is taken up again, nothing is left to ``forget``.
-    """
-    norms = [
-        module for module in learner.modules() if isinstance(module, nn.BatchNorm3d) and module.track_running_stats
-    ]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        if forget:
-            norm.reset_running_stats()
-        norm.momentum = None  # the mean of all batches since
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-
-
 def _plateau(optimizer: Any, config: TrainConfig) -> ReduceLROnPlateau:
     for group in optimizer.param_groups:
         group["lr"] = config.lr
@@ -333,27 +335,43 @@ def train_epoch(
     now: Progress,
     pause: Callable[[], None],
     log: RunLog,
+    devices: Devices,
 ) -> None:
-    """One pass of balanced draws, or what is left of it; ``now`` counts, ``pause`` is called after each batch."""
+    """One pass of balanced draws, or what is left of it; ``now`` counts, ``pause`` is called after each step."""
     model.train()
     since = time.perf_counter()
     with log.progress(f"epoch {now.epoch + 1}") as on_step:
-        for batch in feed.training:
+        for parts in feed.steps():
             now.data_wait_s += time.perf_counter() - since
-            now.skipped.update({skip.name: skip for skip in batch.skipped})
-            log.note_once(batch.trouble)
-            if len(batch.labels):
-                # Dropout draws from the global generator: seeded by place, a step repeats whatever came before.
-                torch.manual_seed(derive_seed(seed, _STEP, now.epoch, now.step))
-                inputs = feed.training_inputs(batch, fabric.device)
-                loss = F.cross_entropy(model(inputs), batch.labels.to(fabric.device))
+            now.skipped.update(devices.all_skipped(parts))
+            log.note_once(next((batch.trouble for batch in parts if batch.trouble), None))
+            counts = [len(batch.labels) for batch in parts]
+            (clips,) = devices.sum(sum(counts))
+            if clips:
+                losses: list[torch.Tensor] = []
                 optimizer.zero_grad()
-                fabric.backward(loss)
-                value = guard.check(loss, inputs, f"epoch {now.epoch + 1}, step {now.step + 1}")
+                for number, count in enumerate(counts):
+                    batch = (
+                        parts[number] if count else feed.blank
+                    )  # at no weight: others wait for this part's gradients
+                    # Dropout draws from the global generator: seeded by place, a step repeats whatever came before.
+                    torch.manual_seed(derive_seed(seed, _STEP, now.epoch, now.step, *feed.piece(number)))
+                    with devices.summing(fabric, model, last=number == len(parts) - 1):
+                        loss = F.cross_entropy(
+                            model(feed.training_inputs(batch, fabric.device)), batch.labels.to(fabric.device)
+                        )
+                        weight = count * devices.world / clips  # DDP takes the mean over processes
+                        fabric.backward(loss if weight == 1 else loss * weight)
+                    losses.append(loss.detach())
+                with devices.together():
+                    where = f"epoch {now.epoch + 1}, step {now.step + 1}"
+                    values = guard.check(losses, partial(feed.inputs_of, parts, fabric.device), where)
                 optimizer.step()
-                now.loss_sum, now.clips = now.loss_sum + value * len(batch.labels), now.clips + len(batch.labels)
+                devices.average_statistics(guard.module, sum(counts) / clips)
+                (loss_sum,) = devices.sum(sum(value * count for value, count in zip(values, counts, strict=True)))
+                now.loss_sum, now.clips = now.loss_sum + loss_sum, now.clips + int(clips)
             now.step, now.seconds = now.step + 1, now.seconds + time.perf_counter() - since
-            on_step(now.step, len(feed.training))
+            on_step(now.step, feed.batches.steps)
             since = time.perf_counter()
             pause()
     if not now.clips:
@@ -362,29 +380,39 @@ def train_epoch(
 
 @torch.inference_mode()
 def validate(
-    model: nn.Module, feed: Feed, device: torch.device, skipped: dict[str, Skip], pause: Callable[[], None]
+    learner: nn.Module, feed: Feed, fabric: Fabric, devices: Devices, now: Progress, pause: Callable[[], None]
 ) -> _Validated:
     """Mean cross entropy and balanced accuracy, each clip once, in the precision of training; pauses likewise."""
-    model.eval()
-    logits, labels = [], []
-    for batch in feed.validation or ():
-        skipped.update({skip.name: skip for skip in batch.skipped})
-        if len(batch.labels):
-            logits.append(model(feed.validation_inputs(batch, device)).float().cpu())
+    learner.eval()
+    logits, labels, skipped = [], [], dict[str, Skip]()
+    for batch in devices.rounds(feed.validation):
+        if batch is not None:
+            skipped.update({skip.name: skip for skip in batch.skipped})
+        if batch is not None and len(batch.labels):
+            with fabric.autocast():
+                logits.append(learner(feed.validation_inputs(batch, fabric.device)).float().cpu())
             labels.append(batch.labels)
         pause()
-    if not labels:
+    everyone = devices.gather((logits, labels, skipped))
+    all_labels = [part for _, of_one, _ in everyone for part in of_one]
+    for _, _, of_one in everyone:
+        now.skipped.update(of_one)
+    if not all_labels:
         raise DataError("not one validation clip could be read.")
-    all_logits, all_labels = torch.cat(logits), torch.cat(labels)
-    loss = F.cross_entropy(all_logits, all_labels).item()
-    num_classes = all_logits.shape[1]
-    pairs = all_labels * num_classes + all_logits.argmax(1)
+    all_logits = torch.cat([part for of_one, _, _ in everyone for part in of_one])
+    return devices.from_first(_measured(all_logits, torch.cat(all_labels)))  # what follows from it is decided once
+
+
+def _measured(logits: torch.Tensor, labels: torch.Tensor) -> _Validated:
+    loss = F.cross_entropy(logits, labels).item()
+    num_classes = logits.shape[1]
+    pairs = labels * num_classes + logits.argmax(1)
     confusion = torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
     return _Validated(loss, balanced_accuracy(confusion.numpy()))
 
 
 @contextmanager
-def _last_good(out: Path, network: nn.Module, spec: ClipSpec, state: TrainingState) -> Iterator[None]:
+def _last_good(out: Path, network: nn.Module, spec: ClipSpec, state: TrainingState, devices: Devices) -> Iterator[None]:
     """Makes the best epoch's weights the run's model if the block ends in what is not finite, and says so."""
     try:
         yield
@@ -392,7 +420,8 @@ def _last_good(out: Path, network: nn.Module, spec: ClipSpec, state: TrainingSta
         kept = "No epoch was finished, so there is no model."
         if state.best is not None:
             state.load_best()
-            save_model(out, network, spec)
+            if devices.rank == 0:
+                save_model(out, network, spec)
             kept = f"The weights of the best epoch until then are kept as {out / 'model.pth'}."
         raise NonFiniteError(f"{error} {kept} Try a lower --lr, or --precision fp32.") from None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event, draft_for
-from tillwatch.config import TrainConfig, default_workers
+from tillwatch.config import NO_SYNC_ON_CPU, TrainConfig, default_workers
 from tillwatch.data.catalog import OWN_GROUPS, Catalog, Clip, Search, look_into, search_folder, too_many_skipped
 from tillwatch.data.footage import measure_footage
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
@@ -95,6 +95,8 @@ def prepare(
     check_input_size(config.arch, num_frames, crop)
     early = _early(config, num_frames, crop)
     device = choose_device(config.device)
+    if config.sync_batchnorm and device == "cpu":
+        raise ConfigError(NO_SYNC_ON_CPU)
     precision = _precision(config, device)
     if config.freeze == "backbone" and config.weights == "none":
         log.note("--freeze backbone with --weights none freezes random weights; give weights that know something.")
@@ -248,6 +250,10 @@ def settled(config: TrainConfig) -> TrainConfig:
         (config.precision not in ("auto", "fp32"), f"--precision {config.precision}"),
         (config.device == "cuda", "--device cuda"),
         (config.save_as is not None, "--save-as"),
+        (config.devices * config.num_nodes > 1, "--devices and --num-nodes"),
+        (config.batch_size == "auto", "--batch-size auto"),
+        (config.accumulate != 1, "--accumulate"),
+        (config.checkpoint_activations, "--checkpoint-activations"),
     ):
         if said:
             raise ConfigError(f"--arch {MOTION} is trees and no network, so it has no use for {name}; drop it.")

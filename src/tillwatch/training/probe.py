@@ -104,7 +104,7 @@ def head_on_features(
     datasets = [_features_of_side(backbone, derived, job, config, side, skipped, log) for side in sides]
     log.say(f"features of {sum(map(len, datasets))} clips in {time.perf_counter() - started:.0f} s")
     training, sampler = balanced_loader(
-        datasets[0], datasets[0].labels, config.batch_size, config.seed, collate_fn=_collate
+        datasets[0], datasets[0].labels, config.step_clips, config.seed, collate_fn=_collate
     )
     validation = DataLoader(datasets[1], _AT_ONCE, collate_fn=_collate) if config.hold_out else None
     return Head(head), Feed(training, sampler, _inputs, validation, _inputs), skipped
@@ -153,7 +153,7 @@ def _features_of_side(
     missing = [clip for clip in clips if clip.name not in features]
     if missing:
         dataset = dataset_of(job.spec, missing, transform, store=store)
-        loader = evaluation_loader(dataset, config.batch_size, workers=job.workers)
+        loader = evaluation_loader(dataset, config.clips_at_once, workers=job.workers)
         with log.progress(f"features of the {side} clips") as on_batch:
             for number, batch in enumerate(loader, start=1):
                 skipped.update({skip.name: skip for skip in batch.skipped})

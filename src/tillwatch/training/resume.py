@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,18 @@ def read_begun(run: Path) -> Begun:
         return Begun(data=data, config=TrainConfig(**values))
     except (KeyError, TypeError, ConfigError) as error:
         raise RunError(f"{path} is not what a run was begun with ({one_line(error)}).") from None
+
+
+def as_begun(begun: TrainConfig, config: TrainConfig | None) -> TrainConfig:
+    """Returns what a run goes on with: as it was begun where nothing is said, or where "auto" asks what was found then.
+
+    Args:
+        begun: the run's settings.
+        config: those that are wanted; None for just those.
+    """
+    if config is None:
+        return begun
+    return replace(config, batch_size=begun.batch_size) if config.batch_size == "auto" else config
 
 
 def refuse_changes(run: Path, begun: TrainConfig, config: TrainConfig) -> None:

@@ -102,6 +102,16 @@ class RunLog:
         )
 
 
+class NoLog(RunLog):
+    """Says and writes nothing: of several processes that train together, one does."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(quiet=True, force_terminal=False))
+
+    def write_metrics(self, folder: Path, so_far: Sequence[EpochMetrics]) -> None:
+        """Leaves it to the first."""
+
+
 def _rounded(metrics: EpochMetrics) -> dict[str, object]:
     """Losses keep what a float32 holds; times need no microseconds."""
     row: dict[str, object] = asdict(metrics)

@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tillwatch import __version__
 from tillwatch.data.catalog import Skip
+from tillwatch.data.sampler import ALONE
 from tillwatch.errors import RunError, one_line, reason_of
 from tillwatch.files import replacing, sync_folder
 from tillwatch.models.architectures import save_state_dict, write_tensors
@@ -101,6 +102,7 @@ class TrainingState:
         scheduler: of the learning rate; may be replaced.
         precision: Fabric's plugin, which holds the loss scale of fp16.
         made_of: what else the weights depend on; it must be the same again.
+        cut: how a step is cut, in words: batch norm takes its statistics of each part.
 
     Attributes:
         progress: where training stands.
@@ -114,12 +116,14 @@ class TrainingState:
         scheduler: ReduceLROnPlateau,
         precision: Any,
         made_of: MadeOf,
+        cut: str = ALONE.in_words,
     ) -> None:
         self.learner = learner
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.precision = precision
         self.made_of = made_of
+        self.cut = cut
         self.progress = Progress()
         self.best: dict[str, torch.Tensor] | None = None
 
@@ -140,6 +144,7 @@ class TrainingState:
             "format": FORMAT,
             "versions": _versions(next(self.learner.parameters()).device),
             "made_of": asdict(self.made_of),
+            "cut": self.cut,
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -188,19 +193,34 @@ class Checkpoints:
         minutes: between two inside an epoch; 0 for one after each step.
         note: where to say what a user should know.
         interrupts: signals that wait to be obeyed.
+        writes: whether this process writes; of several that train together, one does.
+        asked: returns the signal that one of them was sent, given this one's.
     """
 
-    def __init__(self, run: Path, minutes: float, note: Callable[[str], None], interrupts: Interrupts) -> None:
+    def __init__(
+        self,
+        run: Path,
+        minutes: float,
+        note: Callable[[str], None],
+        interrupts: Interrupts,
+        *,
+        writes: bool = True,
+        asked: Callable[[int | None], int | None] = lambda signum: signum,
+    ) -> None:
         self.folder = run / CHECKPOINTS
         self.minutes = minutes
         self.note = note
         self.interrupts = interrupts
+        self.writes = writes
+        self.asked = asked
         self._newest: tuple[Path, Path] | None = None  # the last that was written or read, and the one before it
         self._record: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
 
     def save(self, state: TrainingState) -> None:
         """Writes a checkpoint and removes all but it and the last before it."""
+        if not self.writes:
+            return
         self._saved_at = time.monotonic()  # a failed attempt counts: the next comes no sooner
         path = self.folder / f"epoch-{state.progress.epoch + 1:04}-step-{state.progress.step:06}.ckpt"
         if self._newest is not None and path == self._newest[0]:
@@ -225,7 +245,7 @@ class Checkpoints:
         Raises:
             Interrupted: if one does.
         """
-        asked = self.interrupts.asked
+        asked = self.asked(self.interrupts.asked)
         if asked is not None:
             self.save(state)
             raise self.interrupts.stop(asked, f"at {state.progress.place}; {self._stays()}")
@@ -234,6 +254,8 @@ class Checkpoints:
 
     def save_best(self, network: nn.Module) -> None:
         """Writes the best epoch's weights for whoever wants them early; training itself keeps them in its state."""
+        if not self.writes:
+            return
         try:
             self.folder.mkdir(exist_ok=True)
             save_state_dict(self.folder.parent / BEST, network)
@@ -283,6 +305,11 @@ class Checkpoints:
         if changed := [name for name in versions if record["versions"].get(name) != versions[name]]:
             told = ", ".join(f"{name} was {record['versions'].get(name)} and is {versions[name]}" for name in changed)
             self.note(f"{told}: the weights may differ in their last digits from those of a run without interruption.")
+        if (cut := record.get("cut", ALONE.in_words)) != state.cut:
+            self.note(
+                f"a step was {cut} and is {state.cut}: batch norm takes its statistics of other clips together, so the "
+                "weights will not be those of a run without interruption."
+            )
 
     def _stays(self) -> str:
         if self._newest is None:

@@ -1,0 +1,224 @@
+"""One process for each device: where this one stands among them, and the command that starts those of a machine.
+
+Nothing here imports torch: the process that starts the others does no more than watch them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from tillwatch.errors import ConfigError, RunError
+
+#: The process that started this one; it must not be outlived.
+LAUNCHER = "TILLWATCH_LAUNCHER"
+
+_GRACE_S = 20.0  # that the others have to end by themselves when one has failed, before they are told to
+_LAST_S = 10.0  # and then, before they are killed
+_TAIL_LINES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a process stands among those that train together, as torchrun and :func:`launch` say in the environment.
+
+    Attributes:
+        rank, world: among all of them, and how many they are.
+        local_rank, local_world: among those of this machine, and how many those are.
+    """
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+    @property
+    def nodes(self) -> int:
+        """How many machines there are."""
+        return self.world // self.local_world
+
+
+def standing(environment: Mapping[str, str] = os.environ) -> Standing | None:
+    """Returns where this process stands; None if it was started by itself.
+
+    Raises:
+        ConfigError: if machines have different numbers of processes.
+    """
+    if not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= environment.keys():
+        return None
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    found = Standing(*(int(environment[name]) for name in names))
+    if found.world % found.local_world:
+        raise ConfigError(
+            f"{found.world} processes are not the same number on each machine ({found.local_world} on this one); start "
+            "as many on each."
+        )
+    return found if found.world > 1 else None
+
+
+def launch(devices: int, nodes: int, run: Path, command: Sequence[str] | None = None) -> int:
+    """Runs this very command once for each device of this machine, until all have ended.
+
+    Where one fails, the others are ended too, and the last line on standard error is why it did.
+
+    Args:
+        devices: of this machine.
+        nodes: machines that train together; if there are several, MASTER_ADDR, MASTER_PORT and NODE_RANK say which
+            this one is, and where the first is.
+        run: the run folder, to say how to go on.
+        command: what to run; this process's own command unless given.
+
+    Returns:
+        The exit code: 0, or that of the first that failed.
+
+    Raises:
+        ConfigError: if those are wanted and not there.
+    """
+    environment = {**os.environ, **_meeting_point(nodes), LAUNCHER: str(os.getpid())}
+    node = int(environment["NODE_RANK"])
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    members: list[_Member] = []
+    for local in range(devices):
+        rank = node * devices + local
+        numbers = {
+            "RANK": rank,
+            "WORLD_SIZE": devices * nodes,
+            "LOCAL_RANK": local,
+            "LOCAL_WORLD_SIZE": devices,
+            "GROUP_RANK": node,
+        }
+        own = {**environment, **{name: str(number) for name, number in numbers.items()}}
+        members.append(_Member(rank, command or [sys.executable, *sys.orig_argv[1:]], own))
+    before = {number: signal.signal(number, _pass_to(members[0])) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        failed = _wait(members)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for member in members:
+            member.end()
+    if failed is None:
+        return 0
+    reason = failed.reason(devices * nodes, run)
+    if failed.rank > 0 and failed.process.returncode > 0 and any(line.startswith("Traceback") for line in failed.tail):
+        print(*failed.tail, sep="\n", file=sys.stderr)
+    elif failed.rank > 0 or not failed.tail or failed.tail[-1] != reason:
+        print(reason, file=sys.stderr, flush=True)
+    return failed.exit_code
+
+
+def _meeting_point(nodes: int) -> dict[str, str]:
+    if nodes > 1:
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+        if missing:
+            raise ConfigError(
+                f"--num-nodes {nodes} needs {' and '.join(missing)} in the environment of each machine: address and a "
+                f"free port of the first, and which this is, from 0 to {nodes - 1}. torchrun sets them too."
+            )
+        node = os.environ["NODE_RANK"]
+        if not (node.isdecimal() and int(node) < nodes):
+            raise ConfigError(f"NODE_RANK is {node!r}; with --num-nodes {nodes} it must be from 0 to {nodes - 1}.")
+        return {}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+
+
+class _Member:
+    """One of the processes; the first's standard error is passed on as it comes, the end of each's is kept."""
+
+    def __init__(self, rank: int, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.rank = rank
+        # A session of its own: the terminal's Ctrl-C then reaches the launcher alone, which hands it on once.
+        self.process = subprocess.Popen(
+            command, env=environment, stderr=subprocess.PIPE, start_new_session=True, text=True, errors="replace"
+        )
+        self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        assert self.process.stderr is not None
+        self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
+        self._reader.start()
+
+    def _read(self, lines: IO[str]) -> None:
+        for line in lines:
+            self.tail.append(line.rstrip())
+            if self.rank == 0:
+                print(line.rstrip(), file=sys.stderr, flush=True)
+
+    @property
+    def exit_code(self) -> int:
+        code = self.process.returncode
+        return 128 - code if code < 0 else code
+
+    def reason(self, world: int, run: Path) -> str:
+        code = self.process.returncode
+        if code < 0:
+            name = signal.Signals(-code).name
+            how = " (by the system, if it ran out of memory)" if name == "SIGKILL" else ""
+            can_go_on = (run / "config.yaml").is_file()
+            then = f"; go on with: tillwatch train --resume {shlex.quote(str(run))}" if can_go_on else ""
+            return f"tillwatch: error: process {self.rank} of {world} was ended by {name}{how}{then}"
+        said = [line for line in self.tail if line]
+        return said[-1] if said else f"tillwatch: error: process {self.rank} of {world} ended with exit code {code}"
+
+    def signal(self, number: int) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def end(self) -> None:
+        """Kills the process if it runs, and hears its last words."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(5)  # a worker of it that lives a little longer holds the pipe
+        if not self._reader.is_alive() and self.process.stderr is not None:
+            self.process.stderr.close()
+
+
+def _pass_to(first: _Member) -> Callable[[int, FrameType | None], None]:
+    """One is enough: those that train together agree on when to stop."""
+
+    def hand_on(number: int, _frame: FrameType | None) -> None:
+        first.signal(number)
+
+    return hand_on
+
+
+def _wait(members: Sequence[_Member]) -> _Member | None:
+    """Waits until all have ended; once one has failed, ends the others. Returns the first that failed."""
+    failed: _Member | None = None
+    failed_at, told = 0.0, False
+    while running := [member for member in members if member.process.poll() is None]:
+        if failed is None:
+            failed = next((member for member in members if member.process.poll()), None)
+            failed_at = time.monotonic()
+        waited = 0.0 if failed is None else time.monotonic() - failed_at
+        if waited > _GRACE_S and not told:
+            told = True
+            for member in running:
+                member.signal(signal.SIGTERM)
+        if waited > _GRACE_S + _LAST_S:
+            for member in running:
+                member.end()
+        time.sleep(0.1)
+    return failed or next((member for member in members if member.process.returncode), None)
+
+
+def refuse_launch(devices: int, nodes: int) -> RunError:
+    """Returns what to raise where several devices are wanted and nobody started their processes."""
+    return RunError(
+        f"{devices * nodes} devices need a process each, which the command tillwatch train starts, or torchrun; "
+        "elsewhere training takes one device."
+    )
