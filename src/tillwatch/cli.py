@@ -49,6 +49,8 @@ app = App(
     suppress_keyboard_interrupt=False,  # it would exit without a word; main says how to go on
 )
 
+_LONGEST_LINE = 3000  # characters of an error
+
 Workers = Annotated[int | None, Parameter(help="Processes; one per core but one, at most 4, unless given.")]
 
 
@@ -911,5 +913,7 @@ def _warn(line: str) -> None:
 
 
 def _fail(line: str) -> NoReturn:
+    if len(line) > _LONGEST_LINE:  # a setting of a thousand words, quoted
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
     print(f"tillwatch: error: {line}", file=sys.stderr)
     sys.exit(2)

@@ -307,6 +307,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 RESUME_MAY_CHANGE = ("cache", "cache_folder", "checkpoint_minutes", "device", "workers")
 
 
+_SCALARS = (bool, int, float, str)
+
+
 def default_workers() -> int:
     """Returns how many processes read clips unless told: one per core but one, at most 4."""
     return max(0, min(4, (os.cpu_count() or 1) - 1))
@@ -341,12 +344,17 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-13-01 is a ValueError
         raise ConfigError(f"--config {path} is no YAML ({' '.join(str(error).split())}).") from None
     if data is None:
         return {}
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ConfigError(f"--config {path} must hold lines of the form key: value.")
+    for key, value in data.items():
+        if not all(
+            item is None or isinstance(item, _SCALARS) for item in (value if isinstance(value, list) else [value])
+        ):
+            raise ConfigError(f"--config {path}: {key[:80]} must be a value, or a list of values.")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, to be broken off: they start from one that has imported everything already."""
+"""Trainings in processes of their own, to be broken off."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from apart import start_apart
 from conftest import TINY, TINY_BACKBONE
 from rich.console import Console
 
@@ -33,15 +33,6 @@ from tillwatch.training.runlog import RunLog
 #: metrics: before metrics.csv is. finish: before each part of what follows the last epoch.
 Place = tuple[str, int]
 Act = Callable[[], None]
-
-
-def start_apart(action: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Starts a function of this module in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=action, args=arguments)
-    process.start()
-    return process
 
 
 def run_apart(action: Callable[..., None], *arguments: Any, timeout_s: float = 900) -> int:

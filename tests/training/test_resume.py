@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from apart import start_apart
 from training import broken_off
-from training.broken_off import Place, run_apart, start_apart
+from training.broken_off import Place, run_apart
 
 from tillwatch.config import RECIPES, TrainConfig
 from tillwatch.data.frames import natural_key
