@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,6 +27,7 @@ from tillwatch.data.frames import natural_key
 from tillwatch.data.sampler import BalancedSampler
 from tillwatch.errors import DataError, RunError
 from tillwatch.files import sha256_of
+from tillwatch.training import loop
 from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.loop import resume, train
 from tillwatch.training.resume import read_begun
@@ -391,6 +394,47 @@ def test_a_wrong_gradient_ends_what_goes_on_as_it_ended_the_first(
     assert sha256_of(run / "model.pth") == model
     resume(run, log=quiet())  # where the machine was at fault, and is mended
     assert learnt(run) == learnt(whole)
+
+
+def test_whatever_cannot_be_written_at_the_end_says_how_to_go_on(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, whole, run = tiny_config(**SETTINGS), tmp_path / "whole", tmp_path / "run"
+    train(tiny_run[0], whole, config, quiet())
+    make, learnt_all = tempfile.mkstemp, [False]
+    at_the_end = [
+        path.name for path in whole.iterdir() if path.is_file() and path.name not in ("config.yaml", "clips.csv")
+    ]
+    assert {"model.pth", "model.json", "predictions.csv", "baselines.json", "evaluation.json"} <= set(at_the_end)
+    noted = {"metrics.csv", "report.html", "model_card.md", "audit.json"}  # written before, or again by a command
+    original = loop.finish
+
+    def finish(*arguments: Any, **options: Any) -> Any:
+        learnt_all[0] = True
+        return original(*arguments, **options)
+
+    def full(name: str) -> Callable[..., Any]:
+        def mkstemp(**options: Any) -> tuple[int, str]:
+            if learnt_all[0] and options["prefix"] == f".{name}.":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return make(**options)
+
+        return mkstemp
+
+    begun = False
+    for name in sorted(set(at_the_end) - noted):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "finish", finish)
+            patch.setattr(tempfile, "mkstemp", full(name))
+            with pytest.raises(RunError, match=f"No space left.*go on with: tillwatch train --resume {run}$"):
+                if begun:
+                    resume(run, log=quiet())
+                else:
+                    train(tiny_run[0], run, config, quiet())
+        begun = True
+    resume(run, log=quiet())
+    assert learnt(run) == learnt(whole)
+    assert files_in(run) == files_in(whole)
 
 
 def test_a_clock_that_goes_back_does_not_matter(
