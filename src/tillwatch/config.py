@@ -38,6 +38,10 @@ Whole = Annotated[int, Parameter(converter=_whole_number)]
 MaybeWhole = Annotated[int | None, Parameter(converter=_whole_number)]
 
 
+#: What `--log` can name.
+LOGS = ("tensorboard", "mlflow", "wandb")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How to train. Validated as a whole: every problem is named at once.
@@ -87,6 +91,7 @@ class TrainConfig:
         normal_footage: folder of videos that the clips without the event were cut from; its length is normal_hours.
         prevalence: share of clips like these that show the event where you will use it, for alarms a day.
         baselines: score what needs no network, the commonest class, a single frame and motion, beside it.
+        log: other programs that are told of each epoch: tensorboard,mlflow,wandb. metrics.csv is written anyway.
         checkpoint_minutes: time between checkpoints inside an epoch; each epoch ends with one anyway.
         save_as: also save the weights in RUN under this name.
         overwrite: replace RUN if it is an older run.
@@ -134,6 +139,7 @@ class TrainConfig:
     normal_footage: Path | None = None
     prevalence: float | None = None
     baselines: bool = True
+    log: Names | None = None
     checkpoint_minutes: float = 10.0
     save_as: str | None = None
     overwrite: Annotated[bool, Parameter(negative=())] = False
@@ -173,6 +179,10 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 < value <= 1:
                 yield f"{flag(name)} is {value}; it must be a share above 0, at most 1."
+        for name in self.log or ():
+            if name not in LOGS or (self.log or ()).count(name) > 1:
+                yield f"--log is {','.join(self.log or ())}; it must be some of {', '.join(LOGS)}, each once."
+                break
         if not (math.isfinite(self.checkpoint_minutes) and self.checkpoint_minutes >= 0):
             yield f"--checkpoint-minutes is {self.checkpoint_minutes}; it must be a number, at least 0."
         if self.freeze == "backbone" and self.early_share:
@@ -304,7 +314,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 #: What `--resume` lets differ: it changes how fast a run learns, and not what.
-RESUME_MAY_CHANGE = ("cache", "cache_folder", "checkpoint_minutes", "device", "workers")
+RESUME_MAY_CHANGE = ("cache", "cache_folder", "checkpoint_minutes", "device", "log", "workers")
 
 
 _SCALARS = (bool, int, float, str)

@@ -45,6 +45,7 @@ from tillwatch.training.resume import read_begun, refuse_changes
 from tillwatch.training.run_folder import check_run_folder, go_on, hold_run_folder, is_finished, write_clips
 from tillwatch.training.runlog import EpochMetrics, RunLog
 from tillwatch.training.state import Checkpoints, MadeOf, Progress, TrainingState
+from tillwatch.training.tracking import Tracking
 
 # Fabric announces what prepare has said already, with its reason.
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -93,10 +94,11 @@ def train(
     else:
         job = on_split(prepared, config, log, divide_groups=divide_groups)
     network = _build(config, job, log)
-    with hold_run_folder(out, begin=True), Interrupts(go_on(out)) as interrupts:
+    with hold_run_folder(out, begin=True), Interrupts(go_on(out)) as interrupts, Tracking(log) as tracking:
         _write_beginning(out, data, config, job)
+        tracking.begin(out, resolved(config, job))
         _learn(network, job, config, out, Checkpoints(out, config.checkpoint_minutes, log.note, interrupts), log)
-        return finish(network, job, config, out, log, calibrated=calibrated, pictures=pictures)
+        return tracking.end(finish(network, job, config, out, log, calibrated=calibrated, pictures=pictures))
 
 
 def resume(
@@ -129,7 +131,7 @@ def resume(
     log = log or RunLog()
     if is_finished(run):
         return None
-    with hold_run_folder(run, begin=False), Interrupts(go_on(run)) as interrupts:
+    with hold_run_folder(run, begin=False), Interrupts(go_on(run)) as interrupts, Tracking(log) as tracking:
         begun = read_begun(run)
         config, data = config or begun.config, data or begun.data
         refuse_changes(run, begun.config, config if prepared is None else resolved(config, prepared))
@@ -145,8 +147,9 @@ def resume(
             job = on_split(prepared, settings, log, divide_groups=divide_groups)
         network = _build(settings, job, log)
         _write_beginning(run, data, config, job)
+        tracking.begin(run, resolved(config, job))
         _learn(network, job, settings, run, checkpoints, log)
-        return finish(network, job, settings, run, log, calibrated=calibrated, pictures=pictures)
+        return tracking.end(finish(network, job, settings, run, log, calibrated=calibrated, pictures=pictures))
 
 
 def _write_beginning(out: Path, data: Path, config: TrainConfig, job: Job) -> None:

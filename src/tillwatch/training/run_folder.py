@@ -38,10 +38,11 @@ RUN_FILES = (
     "model.skops",
     "predictions.csv",
     "report.html",
+    "tracking.json",
     "clips.csv",
     "config.yaml",  # these two last: they tell that a folder is a run's
 )
-RUN_FOLDERS = (CHECKPOINTS, "evaluations")
+RUN_FOLDERS = (CHECKPOINTS, "evaluations", "tensorboard", "wandb")
 CLIPS_COLUMNS = ("path", "label", "group", "split", "frames", "fps", "seconds", "status")
 
 
