@@ -363,6 +363,43 @@ def compare(
         print(line)
 
 
+@app.command
+def runs(
+    folder: Path,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    html: Path | None = None,
+) -> None:
+    """Compare the runs in a folder: figures on held-out clips, best epochs, and the settings that differ.
+
+    Runs that are not finished or cannot be read are named.
+
+    Args:
+        folder: it and all folders below are searched for runs.
+        as_json: print JSON.
+        html: also write a page with a table and a plot to this file.
+    """
+    from tillwatch.evaluation.runs import compare_runs
+    from tillwatch.files import write_text
+
+    if html is not None and (html.is_dir() or not html.parent.is_dir()):
+        raise ConfigError(f"--html {html} must be a file in a folder that exists.")
+    found = compare_runs(folder)
+    if html is not None:
+        write_text(html, found.page())
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+        return
+    if found.compared:
+        _print_table(found.rows())
+    for run in found.others:
+        print(f"{run.name}: {run.trouble}")
+    for note in found.notes:
+        print(f"note: {note}")
+    if html is not None:
+        print(f"table and plot are in {html}")
+
+
 @app.command(usage="Usage: tillwatch predict [OPTIONS] MODEL PATH...")
 def predict(
     model: Path,
@@ -857,6 +894,20 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         print(line)
     for skip in evaluation.scores.skipped:
         print(f"note: {skip.name} left out: {skip.reason}.")
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))  # names may hold what rich would take for markup
+    terminal = sys.stdout.isatty()
+    Console(width=None if terminal else 240, highlight=False).print(table)
 
 
 def _prediction_record(path: Path, prediction: Prediction) -> dict[str, Any]:
