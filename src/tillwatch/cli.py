@@ -191,6 +191,41 @@ def crossval(
 
 
 @app.command
+def tune(
+    data: Path,
+    *,
+    out: Path,
+    trials: Whole = 20,
+    search: tuple[str, ...] = (),
+    config: Annotated[Path | None, Parameter(help="YAML file of settings; flags override it.")] = None,
+    settings: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008
+) -> None:
+    """Search for settings with a low validation loss; the test clips take no part.
+
+    Started again, it goes on where it was; started several times at once, the processes share the trials.
+
+    Args:
+        data: folder with one folder of clips (frame folders or videos) for each class.
+        out: where the search is kept.
+        trials: trainings in all; the first has the settings as given.
+        search: NAME=LOW..HIGH or NAME=A,B,C, may be given often; lr=1e-5..1e-2, dropout=0..0.7 and batch_size=2,4,8
+            unless given. NAME may be lr, dropout, batch_size, lr_patience, early_share, early_frames or early_pixels.
+    """
+    from tillwatch.training.runlog import RunLog
+    from tillwatch.training.tune import tune as run_search
+
+    log = RunLog()
+    found = run_search(data, out, settings, trials, search, log)
+    log.say(f"{found.trials} trials are done, {found.pruned} of them broken off early ({out / 'trials.csv'})")
+    if found.params is None:
+        raise RunError(f"no trial in {out} was finished; search other values, a lower lr first.")
+    log.say(f"best is trial {found.best}, validation loss {found.val_loss:.4f} in epoch {found.epoch}:")
+    for name, value in found.params.items():
+        log.say(f"  {flag(name)} {value:g}")
+    log.say(f"train with it: {found.command}")
+
+
+@app.command
 def audit(
     data: Path,
     *,
@@ -844,7 +879,7 @@ def _keep_negatives(keep: Negatives, done: Scan, log: RunLog) -> Sequence[tuple[
 
 def _apply_config_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
     """Gives arguments that no flag set the values of ``--config``, then those of the recipe."""
-    if not {"train", "crossval"} & set(commands):
+    if not {"train", "crossval", "tune"} & set(commands):
         return
     known = {field: flag(field) for field in ("data", "out", *TrainConfig.__dataclass_fields__)}
     path, resumed = _given(arguments, "--config"), _given(arguments, "--resume")

@@ -27,6 +27,7 @@ from tillwatch.models.backbones import BACKBONES
 from tillwatch.training import finish, loop, runlog
 from tillwatch.training.guard import StepGuard
 from tillwatch.training.runlog import RunLog
+from tillwatch.training.tune import tune
 
 #: In which kind of place something happens, and when it is come to for the how-manieth time in the process.
 #: step: before its weights are taken. validation: after a batch. checkpoint: after so many bytes of tensors written.
@@ -76,6 +77,15 @@ def train(data: Path, run: Path, settings: dict[str, Any], place: Place | None =
         loop.resume(run, log=log)
     else:
         loop.train(data, run, TrainConfig(**{**TINY, **settings}), log)
+
+
+def search(data: Path, out: Path, trials: int, place: Place | None = None, act: Act = die) -> None:
+    """Searches, or goes on where there is a search."""
+    _make_ready(out.parent / "cache")
+    if place is not None:
+        at(*place, act)
+    options: dict[str, Any] = {**TINY, "epochs": 3, "group_pattern": r"day\d", "precision": "fp32"}
+    tune(data, out, TrainConfig(**options), trials, ["lr=1e-4..1e-1"], RunLog(Console(file=sys.stdout, width=10_000)))
 
 
 def command(words: list[str], said: Path, place: Place | None = None, act: Act = die) -> None:

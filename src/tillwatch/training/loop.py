@@ -176,6 +176,19 @@ def _learn(network: nn.Module, job: Job, config: TrainConfig, out: Path, checkpo
         write_clips(out / CLIPS_CSV, job, skipped)
 
 
+def learn_apart(job: Job, config: TrainConfig, folder: Path, checkpoints: Checkpoints, log: RunLog) -> None:
+    """Trains as :func:`train` does and goes no further: there is no model and no test, only what the log was told.
+
+    Args:
+        job: clips, spec, device; clips of a side "test" are not asked for.
+        config: how.
+        folder: gets metrics.csv.
+        checkpoints: where the state is saved.
+        log: is told of each epoch; may end it by an exception.
+    """
+    _learn(_build(config, job, log), job, config, folder, checkpoints, log)
+
+
 def _build(config: TrainConfig, job: Job, log: RunLog) -> nn.Module:
     if job.spec.arch == MOTION:
         return MotionNetwork()
