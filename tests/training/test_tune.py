@@ -135,18 +135,8 @@ def test_several_processes_share_the_trials(tiny_run: tuple[Path, Path], tmp_pat
 def test_a_signal_ends_it_and_the_trial_is_done_again(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
     said = tmp_path / "said"
     words = ["tune", str(tiny_run[0]), "--out", str(tmp_path / "out"), "--trials", "1", "--epochs", "1"]
-    tiny = [
-        "--arch",
-        "tinynet",
-        "--weights",
-        "none",
-        "--workers",
-        "0",
-        "--group-pattern",
-        r"day\d",
-        "--precision",
-        "fp32",
-    ]
+    tiny = ["--arch", "tinynet", "--weights", "none", "--workers", "0", "--precision", "fp32"]
+    words += ["--group-pattern", r"day\d"]
     act = partial(broken_off.signal_group, signal.SIGTERM, tmp_path / "when")
     assert run_apart(broken_off.command, [*words, *tiny], said, ("step", 2), act) == 128 + signal.SIGTERM
     assert said.read_text().splitlines()[-1] == (
