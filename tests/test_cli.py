@@ -449,6 +449,10 @@ def test_all_problems_of_a_configuration_are_named_at_once(frame_root: Path, out
         ("lr: fast\n", "[lr]"),
         ("recipe: fastest\n", "[recipe]"),
         ("\x00\x01", "is no YAML"),
+        ("seed: 2026-13-01\n", "is no YAML"),
+        ("seed: " + "[" * 5000, "is no YAML"),
+        ("seed: &a [*a]\n", "seed must be a value, or a list of values"),
+        ("classes: {theft: 1}\n", "classes must be a value, or a list of values"),
         ("lr: .nan\n", "--lr is nan"),
     ],
 )

@@ -49,6 +49,8 @@ app = App(
     suppress_keyboard_interrupt=False,  # it would exit without a word; main says how to go on
 )
 
+_LONGEST_LINE = 3000  # characters of an error
+
 Workers = Annotated[int | None, Parameter(help="Processes; one per core but one, at most 4, unless given.")]
 
 
@@ -194,6 +196,41 @@ def crossval(
     for note in (*result.notes, *([result.verdict] if result.verdict else [])):
         log.note(note)
     log.say(f"every clip's score and the figures are in {out}")
+
+
+@app.command
+def tune(
+    data: Path,
+    *,
+    out: Path,
+    trials: Whole = 20,
+    search: tuple[str, ...] = (),
+    config: Annotated[Path | None, Parameter(help="YAML file of settings; flags override it.")] = None,
+    settings: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008
+) -> None:
+    """Search for settings with a low validation loss; the test clips take no part.
+
+    Started again, it goes on where it was; started several times at once, the processes share the trials.
+
+    Args:
+        data: folder with one folder of clips (frame folders or videos) for each class.
+        out: where the search is kept.
+        trials: trainings in all; the first has the settings as given.
+        search: NAME=LOW..HIGH or NAME=A,B,C, may be given often; lr=1e-5..1e-2, dropout=0..0.7 and batch_size=2,4,8
+            unless given. NAME may be lr, dropout, batch_size, lr_patience, early_share, early_frames or early_pixels.
+    """
+    from tillwatch.training.runlog import RunLog
+    from tillwatch.training.tune import tune as run_search
+
+    log = RunLog()
+    found = run_search(data, out, settings, trials, search, log)
+    log.say(f"{found.trials} trials are done, {found.pruned} of them broken off early ({out / 'trials.csv'})")
+    if found.params is None:
+        raise RunError(f"no trial in {out} was finished; search other values, a lower lr first.")
+    log.say(f"best is trial {found.best}, validation loss {found.val_loss:.4f} in epoch {found.epoch}:")
+    for name, value in found.params.items():
+        log.say(f"  {flag(name)} {value:g}")
+    log.say(f"train with it: {found.command}")
 
 
 @app.command
@@ -367,6 +404,43 @@ def compare(
         return
     for line in found.lines():
         print(line)
+
+
+@app.command
+def runs(
+    folder: Path,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    html: Path | None = None,
+) -> None:
+    """Compare the runs in a folder: figures on held-out clips, best epochs, and the settings that differ.
+
+    Runs that are not finished or cannot be read are named.
+
+    Args:
+        folder: it and all folders below are searched for runs.
+        as_json: print JSON.
+        html: also write a page with a table and a plot to this file.
+    """
+    from tillwatch.evaluation.runs import compare_runs
+    from tillwatch.files import write_text
+
+    if html is not None and (html.is_dir() or not html.parent.is_dir()):
+        raise ConfigError(f"--html {html} must be a file in a folder that exists.")
+    found = compare_runs(folder)
+    if html is not None:
+        write_text(html, found.page())
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+        return
+    if found.compared:
+        _print_table(found.rows())
+    for run in found.others:
+        print(f"{run.name}: {run.trouble}")
+    for note in found.notes:
+        print(f"note: {note}")
+    if html is not None:
+        print(f"table and plot are in {html}")
 
 
 @app.command(usage="Usage: tillwatch predict [OPTIONS] MODEL PATH...")
@@ -824,7 +898,7 @@ def _keep_negatives(keep: Negatives, done: Scan, log: RunLog) -> Sequence[tuple[
 
 def _apply_config_file(app: App, commands: tuple[str, ...], arguments: Any) -> None:
     """Gives arguments that no flag set the values of ``--config``, then those of the recipe."""
-    if not {"train", "crossval"} & set(commands):
+    if not {"train", "crossval", "tune"} & set(commands):
         return
     known = {field: flag(field) for field in ("data", "out", *TrainConfig.__dataclass_fields__)}
     path, resumed = _given(arguments, "--config"), _given(arguments, "--resume")
@@ -877,6 +951,20 @@ def _print_evaluation(evaluation: Evaluation) -> None:
         print(line)
     for skip in evaluation.scores.skipped:
         print(f"note: {skip.name} left out: {skip.reason}.")
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))  # names may hold what rich would take for markup
+    terminal = sys.stdout.isatty()
+    Console(width=None if terminal else 240, highlight=False).print(table)
 
 
 def _prediction_record(path: Path, prediction: Prediction) -> dict[str, Any]:
@@ -933,5 +1021,7 @@ def _warn(line: str) -> None:
 
 
 def _fail(line: str) -> NoReturn:
+    if len(line) > _LONGEST_LINE:  # a setting of a thousand words, quoted
+        line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
     print(f"tillwatch: error: {line}", file=sys.stderr)
     sys.exit(2)

@@ -19,6 +19,11 @@ from tillwatch.errors import ConfigError, DataError, ModelError
 Size = tuple[int, int]  # height, width in pixels
 Triple = tuple[float, float, float]  # red, green, blue
 
+_LARGEST_SIDE = 16384  # pixels, _MOST_FRAMES, _FAR_OFF: beyond these a model.json is damaged
+_MOST_FRAMES = 65536
+_FAR_OFF = 1e6
+_LONGEST_TOLD = 200
+
 _NEGATIVE_NAMES = {"background", "negative", "other"}  # and all that begin with "no"
 
 
@@ -58,9 +63,9 @@ class FrameStep:
 
     def __post_init__(self) -> None:
         if not isinstance(self.every, int) or self.every < 1:
-            raise ConfigError(f"--every is {self.every}; it must be a whole number, at least 1.")
-        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
-            raise ConfigError(f"--fps is {self.fps}; it must be a positive number.")
+            raise ConfigError(f"--every is {shortened(self.every)}; it must be a whole number, at least 1.")
+        if self.fps is not None and not (_is_number(self.fps) and self.fps > 0):
+            raise ConfigError(f"--fps is {shortened(self.fps)}; it must be a positive number.")
         if self.fps is not None and self.every != 1:
             raise ConfigError("--every and --fps exclude each other; give one.")
 
@@ -115,14 +120,11 @@ class Roi:
 
     def __post_init__(self) -> None:
         numbers = (self.x, self.y, self.width, self.height)
-        inside = self.x + self.width <= 1 + 1e-9 and self.y + self.height <= 1 + 1e-9
-        if (
-            not (all(map(math.isfinite, numbers)) and min(self.x, self.y) >= 0 and inside)
-            or min(self.width, self.height) <= 0
-        ):
+        ordered = all(map(_is_number, numbers)) and min(self.x, self.y) >= 0 and min(self.width, self.height) > 0
+        if not ordered or self.x + self.width > 1 + 1e-9 or self.y + self.height > 1 + 1e-9:
             raise ConfigError(
-                f"--roi is {self}; it must be x,y,width,height in fractions of the frame, inside it, "
-                "such as 0.25,0.5,0.5,0.5."
+                f"--roi is {','.join(map(shortened, numbers))}; it must be x,y,width,height in fractions of the frame, "
+                "inside it, such as 0.25,0.5,0.5,0.5."
             )
 
     @classmethod
@@ -238,10 +240,15 @@ class Preprocessing:
                 std=None if normalize is None else _triple(normalize["std"]),
                 draft=None if draft is None else (int(draft["height"]), int(draft["width"])),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"model.json: its preprocessing steps are malformed ({error!r}).") from None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            told = shortened(f"{type(error).__name__}: {error}")
+            raise ModelError(f"model.json: its preprocessing steps are malformed ({told}).") from None
         larger = preprocessing.crop[0] > preprocessing.resize[0] or preprocessing.crop[1] > preprocessing.resize[1]
-        if larger or preprocessing.to_steps() != [dict(step) for step in steps]:
+        sizes = (*preprocessing.resize, *preprocessing.crop, *(preprocessing.draft or (1, 1)))
+        possible = (
+            min(sizes) >= 1 and max(sizes) <= _LARGEST_SIDE and _are_usable(preprocessing.mean, preprocessing.std)
+        )
+        if larger or not possible or preprocessing.to_steps() != [dict(step) for step in steps]:
             raise ModelError(
                 "model.json: its preprocessing steps are not ones that this version of Tillwatch carries out."
             )
@@ -255,6 +262,11 @@ class Lengths:
     median: float
     min: float
     max: float
+
+    def __post_init__(self) -> None:
+        numbers = (self.min, self.median, self.max)
+        if not all(map(_is_number, numbers)) or not 0 <= self.min <= self.median <= self.max:
+            raise ConfigError(f"lengths of {shortened(numbers)} are not a range and its median.")
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Lengths | None:
@@ -340,13 +352,14 @@ class ClipSpec:
             )
         except KeyError as error:
             raise ModelError(f"model.json lacks {error.args[0]!r}; the model folder is damaged.") from None
-        except (TypeError, ValueError, AttributeError, ConfigError) as error:
-            raise ModelError(f"model.json is malformed: {error}") from None
-        unknown = sorted(set(spec.event) - set(spec.classes))
-        if isinstance(data["classes"], str) or unknown or not spec.event or len(set(spec.classes)) != len(spec.classes):
-            raise ModelError(f"model.json is malformed: classes {data['classes']}, event {data['event']}.")
-        if spec.num_frames < 1 or spec.num_frames != data["num_frames"]:
-            raise ModelError(f"model.json is malformed: num_frames is {data['num_frames']}.")
+        except (TypeError, ValueError, AttributeError, OverflowError, ConfigError) as error:
+            raise ModelError(f"model.json is malformed: {shortened(error)}") from None
+        unknown = set(spec.event) - set(spec.classes)
+        if not _are_names(data["classes"]) or unknown or not spec.event or len(set(spec.classes)) != len(spec.classes):
+            told = f"classes {shortened(data['classes'])}, event {shortened(data['event'])}"
+            raise ModelError(f"model.json is malformed: {told}.")
+        if not 1 <= spec.num_frames <= _MOST_FRAMES or spec.num_frames != data["num_frames"]:
+            raise ModelError(f"model.json is malformed: num_frames is {shortened(data['num_frames'])}.")
         return spec
 
 
@@ -385,6 +398,27 @@ def seconds_of(num_frames: int, fps: float | Fraction | None) -> float | None:
 
 def _sounds_negative(name: str) -> bool:
     return name.lower() in _NEGATIVE_NAMES or name.lower().startswith("no")
+
+
+def shortened(value: object) -> str:
+    """Returns a value as text that fits into a message, whatever it is."""
+    text = str(value)
+    return text if len(text) <= _LONGEST_TOLD else f"{text[:_LONGEST_TOLD]}..."
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _are_names(values: object) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, str) and value for value in values)
+
+
+def _are_usable(mean: Triple | None, std: Triple | None) -> bool:
+    """Whether values in [0, 1], less the mean, over the deviation, stay numbers that a network can be shown."""
+    return all(abs(value) <= _FAR_OFF for value in mean or ()) and all(
+        1 / _FAR_OFF <= value <= _FAR_OFF for value in std or ()
+    )
 
 
 def _triple(values: Sequence[float]) -> Triple:

@@ -51,6 +51,10 @@ NO_SYNC_ON_CPU = (
 )
 
 
+#: What `--log` can name.
+LOGS = ("tensorboard", "mlflow", "wandb")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How to train. Validated as a whole: every problem is named at once.
@@ -106,6 +110,7 @@ class TrainConfig:
         normal_footage: folder of videos that the clips without the event were cut from; its length is normal_hours.
         prevalence: share of clips like these that show the event where you will use it, for alarms a day.
         baselines: score what needs no network, the commonest class, a single frame and motion, beside it.
+        log: other programs that are told of each epoch: tensorboard,mlflow,wandb. metrics.csv is written anyway.
         checkpoint_minutes: time between checkpoints inside an epoch; each epoch ends with one anyway.
         save_as: also save the weights in RUN under this name.
         overwrite: replace RUN if it is an older run.
@@ -158,6 +163,7 @@ class TrainConfig:
     normal_footage: Path | None = None
     prevalence: float | None = None
     baselines: bool = True
+    log: Names | None = None
     checkpoint_minutes: float = 10.0
     save_as: str | None = None
     overwrite: Annotated[bool, Parameter(negative=())] = False
@@ -214,6 +220,10 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 < value <= 1:
                 yield f"{flag(name)} is {value}; it must be a share above 0, at most 1."
+        for name in self.log or ():
+            if name not in LOGS or (self.log or ()).count(name) > 1:
+                yield f"--log is {','.join(self.log or ())}; it must be some of {', '.join(LOGS)}, each once."
+                break
         if not (math.isfinite(self.checkpoint_minutes) and self.checkpoint_minutes >= 0):
             yield f"--checkpoint-minutes is {self.checkpoint_minutes}; it must be a number, at least 0."
         if self.freeze == "backbone" and self.early_share:
@@ -361,9 +371,13 @@ RESUME_MAY_CHANGE = (
     "checkpoint_minutes",
     "device",
     "devices",
+    "log",
     "num_nodes",
     "workers",
 )
+
+
+_SCALARS = (bool, int, float, str)
 
 
 def default_workers() -> int:
@@ -400,12 +414,17 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read ({error.strerror}).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # 2026-13-01 is a ValueError
         raise ConfigError(f"--config {path} is no YAML ({' '.join(str(error).split())}).") from None
     if data is None:
         return {}
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ConfigError(f"--config {path} must hold lines of the form key: value.")
+    for key, value in data.items():
+        if not all(
+            item is None or isinstance(item, _SCALARS) for item in (value if isinstance(value, list) else [value])
+        ):
+            raise ConfigError(f"--config {path}: {key[:80]} must be a value, or a list of values.")
     return data
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +251,20 @@ def test_images_of_more_than_8_bits_are_refused_rather_than_read_white(tmp_path:
         check_frames([path])
     with pytest.raises(ClipError, match="more than 8 bits"):
         read_frames([path])
+
+
+def test_damaged_metadata_is_no_concern_of_a_users_and_later_warnings_are_heard(tmp_path: Path) -> None:
+    image = Image.new("RGB", (640, 480), (90, 60, 30))
+    exif = Image.Exif()
+    exif[0x011A] = 72.0
+    image.save(tmp_path / "0.jpg", exif=exif)
+    content = (tmp_path / "0.jpg").read_bytes()
+    (tmp_path / "0.jpg").write_bytes(content.replace(b"MM\x00*\x00\x00\x00\x08", b"MM\x00*\x00\x00\xff\x08"))
+    with pytest.warns(UserWarning, match="EXIF"), Image.open(tmp_path / "0.jpg"):
+        pass
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        for read in pool.map(lambda _: read_frames([tmp_path / "0.jpg"]), range(40)):
+            assert read.shape == (1, 480, 640, 3)
+        list(pool.map(check_frames, [[tmp_path / "0.jpg"]] * 40))
+    assert warnings.filters == before

@@ -294,3 +294,27 @@ def test_a_rate_that_the_file_does_not_tell(
     with pytest.raises(DataError, match="frame rate is unknown"):
         read_video(path, 2, FrameStep(fps=5))
     assert len(read_video(path, 2, FrameStep(every=2))) == 2
+
+
+def test_a_title_in_no_encoding_is_no_damage(tmp_path: Path) -> None:
+    """Recorders write titles in whatever encoding their maker uses."""
+    path = tmp_path / "till.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "till2"
+        stream: Any = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for picture in quadrants(0, 80, 160, 240):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    content = path.read_bytes()
+    assert content.count(b"till2") == 1
+    path.write_bytes(content.replace(b"till2", b"\xca\xd5\xd2\xf8\x80"))
+    assert probe_video(path).num_frames == 6
+    assert read_video(path, 3).shape == (3, 32, 48, 3)
+
+
+def test_a_codec_that_nobody_knows_is_named(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = make_video(tmp_path / "till.mp4")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1"))
+    with pytest.raises(ClipError, match=r"till\.mp4: FFmpeg knows no decoder"):
+        probe_video(path)

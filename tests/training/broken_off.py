@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, to be broken off: they start from one that has imported everything already."""
+"""Trainings in processes of their own, to be broken off."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import torch
+from apart import start_apart
 from conftest import TINY, TINY_BACKBONE
 from rich.console import Console
 
@@ -27,22 +27,13 @@ from tillwatch.models.backbones import BACKBONES
 from tillwatch.training import finish, loop, runlog
 from tillwatch.training.guard import StepGuard
 from tillwatch.training.runlog import RunLog
+from tillwatch.training.tune import tune
 
 #: In which kind of place something happens, and when it is come to for the how-manieth time in the process.
 #: step: before its weights are taken. validation: after a batch. checkpoint: after so many bytes of tensors written.
 #: metrics: before metrics.csv is. finish: before each part of what follows the last epoch.
 Place = tuple[str, int]
 Act = Callable[[], None]
-
-
-def start_apart(action: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Starts a function of this module in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    # By names that are found without pytest's path, which the server is not told before Python 3.13.
-    context.set_forkserver_preload(["tillwatch.training.loop", __name__])
-    process = context.Process(target=action, args=arguments)
-    process.start()
-    return process
 
 
 def run_apart(action: Callable[..., None], *arguments: Any, timeout_s: float = 900) -> int:
@@ -86,6 +77,15 @@ def train(data: Path, run: Path, settings: dict[str, Any], place: Place | None =
         loop.resume(run, log=log)
     else:
         loop.train(data, run, TrainConfig(**{**TINY, **settings}), log)
+
+
+def search(data: Path, out: Path, trials: int, place: Place | None = None, act: Act = die) -> None:
+    """Searches, or goes on where there is a search."""
+    _make_ready(out.parent / "cache")
+    if place is not None:
+        at(*place, act)
+    options: dict[str, Any] = {**TINY, "epochs": 3, "group_pattern": r"day\d", "precision": "fp32"}
+    tune(data, out, TrainConfig(**options), trials, ["lr=1e-4..1e-1"], RunLog(Console(file=sys.stdout, width=10_000)))
 
 
 def command(words: list[str], said: Path, place: Place | None = None, act: Act = die) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,14 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from apart import start_apart
 from training import broken_off
-from training.broken_off import Place, run_apart, start_apart
+from training.broken_off import Place, run_apart
 
 from tillwatch.config import RECIPES, TrainConfig
 from tillwatch.data.frames import natural_key
 from tillwatch.data.sampler import BalancedSampler
 from tillwatch.errors import DataError, RunError
 from tillwatch.files import sha256_of
+from tillwatch.training import loop
 from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.loop import resume, train
 from tillwatch.training.resume import read_begun
@@ -390,6 +394,43 @@ def test_a_wrong_gradient_ends_what_goes_on_as_it_ended_the_first(
     assert sha256_of(run / "model.pth") == model
     resume(run, log=quiet())  # where the machine was at fault, and is mended
     assert learnt(run) == learnt(whole)
+
+
+def test_whatever_cannot_be_written_at_the_end_says_how_to_go_on(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, whole, run = tiny_config(**SETTINGS), tmp_path / "whole", tmp_path / "run"
+    train(tiny_run[0], whole, config, quiet())
+    make, learnt_all = tempfile.mkstemp, [False]
+    before = {"config.yaml", "clips.csv", "audit.json", "metrics.csv"}
+    by_report = {"report.html", "model_card.md"}  # a note where they cannot be written: another command writes them
+    at_the_end = {path.name for path in whole.iterdir() if path.is_file()} - before - by_report
+    assert {"model.pth", "model.json", "predictions.csv", "baselines.json", "evaluation.json"} <= at_the_end
+    original = vars(loop)["finish"]
+
+    def finish(*arguments: Any, **options: Any) -> Any:
+        learnt_all[0] = True
+        return original(*arguments, **options)
+
+    def full(name: str) -> Callable[..., Any]:
+        def mkstemp(**options: Any) -> tuple[int, str]:
+            if learnt_all[0] and options["prefix"] == f".{name}.":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return make(**options)
+
+        return mkstemp
+
+    start: Callable[[], Any] = partial(train, tiny_run[0], run, config, quiet())
+    for name in sorted(at_the_end):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "finish", finish)
+            patch.setattr(tempfile, "mkstemp", full(name))
+            with pytest.raises(RunError, match=f"No space left.*go on with: tillwatch train --resume {run}$"):
+                start()
+        start = partial(resume, run, log=quiet())
+    resume(run, log=quiet())
+    assert learnt(run) == learnt(whole)
+    assert files_in(run) == files_in(whole)
 
 
 def test_a_clock_that_goes_back_does_not_matter(

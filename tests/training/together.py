@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from apart import start_apart
 from conftest import TINY, TINY_BACKBONE
 from rich.console import Console
 from torch import nn
 from training import broken_off
-from training.broken_off import Place, start_apart
+from training.broken_off import Place
 
 from tillwatch.config import TrainConfig
 from tillwatch.data.loader import balanced_loader

@@ -22,7 +22,7 @@ from tillwatch.clip_spec import Reading
 from tillwatch.data.catalog import Clip
 from tillwatch.data.frames import list_frames, read_frames
 from tillwatch.data.store import ClipStore
-from tillwatch.data.video import decode_video
+from tillwatch.data.video import decode_video, open_container, video_stream
 from tillwatch.errors import ClipError, one_line
 
 SIDE = 32  # pixels each way of the frames kept
@@ -94,7 +94,7 @@ def fingerprint_of(clip: Clip, store: ClipStore | None = None) -> Fingerprint | 
         taken = _take(clip)
         if store is not None and taken is not None:
             store.keep(clip, _READING, _packed(taken), _KEPT_AS)
-    except (ClipError, OSError):
+    except (ClipError, OSError, av.error.FFmpegError):
         return None
     return taken
 
@@ -166,8 +166,8 @@ def _header(clip: Clip) -> tuple[int, int, str, str]:
         first = list_frames(clip.path)[0]
         with Image.open(first) as image:
             return image.width, image.height, first.suffix.lower().lstrip("."), ""
-    with av.open(str(clip.path)) as container:
-        stream = container.streams.video[0]
+    with open_container(clip.path) as container:
+        stream = video_stream(container, clip.path)
         created = container.metadata.get("creation_time", "")
         return stream.width, stream.height, stream.codec_context.name, created
 

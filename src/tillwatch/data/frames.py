@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +55,7 @@ def check_frames(paths: Sequence[Path]) -> None:
     first: tuple[Path, Size] | None = None
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with _odd_metadata_is_no_concern(), Image.open(path) as image:
                 size = image.height, image.width
                 if image.mode.startswith(("I", "F")):
                     raise ClipError(f"{path}: {image.mode} images have more than 8 bits a channel; convert them first.")
@@ -104,8 +106,7 @@ def resize_frame(image: Image.Image, resize: Size | None) -> Image.Image:
 
 def _read_frame(path: Path, resize: Size | None, draft: Size | None) -> NDArray[np.uint8]:
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")  # odd metadata is no concern of ours
+        with _odd_metadata_is_no_concern(), Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ClipError(f"{path}: {image.mode} images have more than 8 bits a channel; convert them first.")
             if draft is not None:
@@ -113,6 +114,34 @@ def _read_frame(path: Path, resize: Size | None, draft: Size | None) -> NDArray[
             return np.asarray(resize_frame(image.convert("RGB"), resize))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ClipError(f"{path}: not a readable image ({_reason(error)}).") from None
+
+
+class _Quiet:
+    """Keeps Pillow from warning, in any number of threads; where two meet, Python's own way leaves a wrong state."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._before.__exit__(None, None, None)
+
+
+_odd_metadata_is_no_concern = _Quiet()
 
 
 def _reason(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tillwatch.data.video import unreadable, video_stream
+from tillwatch.data.video import open_container, unreadable, video_stream
 from tillwatch.errors import ClipError, one_line
 
 _RETRIES = 10
@@ -113,7 +113,7 @@ def play(path: Path, damage: Damage) -> Iterator[av.VideoFrame]:
 
 def _opened(path: Path) -> av.container.InputContainer:
     try:
-        return av.open(str(path))
+        return open_container(path)
     except (av.error.FFmpegError, OSError) as error:
         raise ClipError(unreadable(path, error)) from None
 

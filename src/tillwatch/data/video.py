@@ -69,7 +69,7 @@ def decode_video(path: Path, threads: int = 0) -> Iterator[av.VideoFrame]:
         ClipError: if the file cannot be opened or is damaged, when the damage is reached.
     """
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             stream = video_stream(container, path)
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
@@ -138,7 +138,7 @@ def _keep_frames(
 
 def _count_packets(path: Path) -> VideoInfo:
     try:
-        with av.open(str(path)) as container:
+        with open_container(path) as container:
             stream = video_stream(container, path)
             # Packets before an edit list's start are decoded, but not shown.
             num_frames = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
@@ -148,14 +148,25 @@ def _count_packets(path: Path) -> VideoInfo:
     return VideoInfo(num_frames=num_frames, fps=Fraction(rate) if rate else None)
 
 
+def open_container(path: Path) -> av.container.InputContainer:
+    """Opens a file with FFmpeg. Its title and the like may be in any encoding, or none: recorders write what they like.
+
+    Raises:
+        av.error.FFmpegError, OSError: if that fails.
+    """
+    return av.open(str(path), metadata_errors="replace")
+
+
 def video_stream(container: Any, path: Path) -> Any:
     """Returns an opened file's first video stream; a sound file's cover picture is none.
 
     Raises:
-        ClipError: if it has none.
+        ClipError: if it has none, or FFmpeg does not know its codec.
     """
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise ClipError(f"{path}: FFmpeg knows no decoder for its video.")
             return stream
     raise ClipError(f"{path}: holds no video stream.")
 

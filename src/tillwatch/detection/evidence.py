@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from tillwatch.data.playback import Damage, play, timing_of_packets
-from tillwatch.data.video import to_image, video_stream
+from tillwatch.data.video import open_container, to_image, video_stream
 from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, read_scan, timecode
 from tillwatch.detection.timeline import TIMELINE_HTML
 from tillwatch.detection.windows import Clock, seconds_exactly, timeline
@@ -126,7 +126,7 @@ def remux(source: Path, start_s: float, end_s: float, stem: Path) -> dict[str, A
         ClipError: if the file cannot be read, or only by encoding it anew.
     """
     first, begin, end, time_base = _in_ticks(source, start_s, end_s)
-    with av.open(str(source)) as container:  # it was read a moment ago
+    with open_container(source) as container:  # it was read a moment ago
         stream = video_stream(container, source)
         suffix = ".mp4" if stream.codec_context.name in _IN_MP4 else ".mkv"
         packets: list[Any] = []

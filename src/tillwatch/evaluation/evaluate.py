@@ -18,7 +18,7 @@ from tillwatch.data.loader import evaluation_loader
 from tillwatch.data.provenance import check_region
 from tillwatch.data.splits import SIDES
 from tillwatch.data.store import ClipStore
-from tillwatch.errors import DataError, RunError, one_line
+from tillwatch.errors import DataError, RunError, one_line, reason_of
 from tillwatch.evaluation.audit_report import read_claim
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.evaluation.summary import Footage, Summary, summarize
@@ -206,7 +206,7 @@ def evaluate_split(
 
     Raises:
         DataError: if the split has no clip that can be scored.
-        RunError: if the folder cannot be written.
+        OSError: if the folder cannot be written; what to do then, whoever asked knows.
     """
     chosen = [clip for clip in clips if sides[clip.name] in _scored_with(split)]
     if not any(split in ("all", sides[clip.name]) for clip in chosen):
@@ -215,18 +215,15 @@ def evaluate_split(
         notes = (TRAINED_ON_NOTE, *notes)
     scores = score_clips(classifier, chosen, batch_size=batch_size, workers=workers, store=store, on_batch=on_batch)
     scores = replace(scores, skipped=(*skipped, *scores.skipped))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        told = footage or Footage()
-        of_split = [clip for clip in scores.clips if split in ("all", sides[clip.name])]
-        footage = Footage(
-            normal_hours=normal_hours(of_split, clips, classifier.spec.event, told.normal_hours),
-            clip_seconds=mean_seconds(of_split),
-            prevalence=told.prevalence,
-        )
-        return write_evaluation(folder, classifier, scores, sides, split, notes, footage)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be written ({error.strerror or one_line(error)}).") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    told = footage or Footage()
+    of_split = [clip for clip in scores.clips if split in ("all", sides[clip.name])]
+    footage = Footage(
+        normal_hours=normal_hours(of_split, clips, classifier.spec.event, told.normal_hours),
+        clip_seconds=mean_seconds(of_split),
+        prevalence=told.prevalence,
+    )
+    return write_evaluation(folder, classifier, scores, sides, split, notes, footage)
 
 
 def evaluate_run(
@@ -285,20 +282,25 @@ def evaluate_run(
             )
         split, sides = "all", {clip.name: "all" for clip in clips}
     name = split if own else f"{root.resolve().name}-{split}"
-    return evaluate_split(
-        # The run's own figures are replaced only by figures of the same clips.
-        run if own and split == reported and not lost else run / "evaluations" / name,
-        classifier,
-        clips,
-        sides,
-        split,
-        notes=notes,
-        skipped=skipped,
-        footage=Footage(normal_hours=config.get("normal_hours") if own else None, prevalence=config.get("prevalence")),
-        batch_size=batch_size,
-        workers=workers,
-        on_batch=on_batch,
-    )
+    # The run's own figures are replaced only by figures of the same clips.
+    folder = run if own and split == reported and not lost else run / "evaluations" / name
+    footage = Footage(normal_hours=config.get("normal_hours") if own else None, prevalence=config.get("prevalence"))
+    try:
+        return evaluate_split(
+            folder,
+            classifier,
+            clips,
+            sides,
+            split,
+            notes=notes,
+            skipped=skipped,
+            footage=footage,
+            batch_size=batch_size,
+            workers=workers,
+            on_batch=on_batch,
+        )
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({reason_of(error)}).") from None
 
 
 def normal_hours(

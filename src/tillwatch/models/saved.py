@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, choose_event, draft_for, frame_indices
+from tillwatch.clip_spec import (
+    ClipSpec,
+    FrameStep,
+    Lengths,
+    Preprocessing,
+    choose_event,
+    draft_for,
+    frame_indices,
+    shortened,
+)
 from tillwatch.data.catalog import Clip, describe_clip
 from tillwatch.data.dataset import VideoFrameDataset, read_clip
 from tillwatch.data.frames import resize_frame
@@ -31,6 +40,7 @@ from tillwatch.models.precision import lay_out
 
 FORMAT = 1
 
+_UNREACHED = math.nextafter(1.0, 2.0)  # the threshold that not even 1 reaches
 _FAR_OUTSIDE = 2.0  # times shorter or longer than any training clip
 
 
@@ -47,6 +57,12 @@ class OperatingPoint:
     threshold: float = 0.5
     unit: str = "clip"
     source: str = "default, not chosen on data"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.threshold, int | float) and 0 <= self.threshold <= _UNREACHED):
+            raise ValueError(f"threshold {shortened(self.threshold)}")
+        if self.unit not in ("clip", "incident") or not isinstance(self.source, str):
+            raise ValueError(f"unit {shortened(self.unit)}, source {shortened(self.source)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +269,10 @@ def load_model(path: str | Path, *, told: Told | None = None, device: str = "aut
             f"{path} says itself what it was trained on; --arch, --classes and so on are for a bare .pth."
         )
     record = _read_record(path)
-    spec = ClipSpec.from_json(record)
+    try:
+        spec = ClipSpec.from_json(record)
+    except ModelError as error:
+        raise ModelError(f"{path}/{error}") from None  # it begins with model.json
     weights = path / model_file(spec.arch)
     if not weights.is_file():
         raise ModelError(f"{path} holds no {weights.name}; give a run or model folder.")
@@ -265,12 +284,12 @@ def load_model(path: str | Path, *, told: Told | None = None, device: str = "aut
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature {temperature}")
         operating_point = OperatingPoint(**record["operating_point"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path / 'model.json'} is malformed ({error!r}).") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{path / 'model.json'} is malformed ({shortened(repr(error))}).") from None
     try:
         check_input_size(spec.arch, spec.num_frames, spec.preprocessing.crop)
     except ConfigError as error:
-        raise ModelError(f"{path / 'model.json'} is malformed: {error}") from None
+        raise ModelError(f"{path / 'model.json'} is malformed: {shortened(error)}") from None
     return Classifier(
         read_network(weights, spec),
         spec,
@@ -354,13 +373,14 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
         raise ModelError(f"{folder} {what}; give a run or model folder, or a .pth file.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({one_line(error)}).") from None
     if not isinstance(record, dict):
         raise ModelError(f"{path} is damaged: it holds no JSON object.")
     if record.get("format") != FORMAT:
         raise ModelError(
-            f"{path} has format {record.get('format')!r}; this version of Tillwatch reads format {FORMAT}."
+            f"{path} has format {shortened(repr(record.get('format')))}; "
+            f"this version of Tillwatch reads format {FORMAT}."
         )
     return record
 

@@ -30,6 +30,7 @@ from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.evaluation.paired import Rival, cost_note, rivals_of
 from tillwatch.evaluation.publish import publish_or_say_why
 from tillwatch.evaluation.report import REPORT_HTML
+from tillwatch.evaluation.runs import UNFINISHED
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
 from tillwatch.models.saved import OperatingPoint
@@ -44,7 +45,7 @@ from tillwatch.training.out_of_fold import (
     read_fold_point,
 )
 from tillwatch.training.prepare import Job, paths_read, prepare, resolved, with_hours
-from tillwatch.training.run_folder import UNFINISHED, check_run_folder
+from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import RunLog
 
 CROSSVAL_YAML = "crossval.yaml"

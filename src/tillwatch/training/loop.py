@@ -44,6 +44,7 @@ from tillwatch.training.resume import as_begun, read_begun, refuse_changes
 from tillwatch.training.run_folder import check_run_folder, go_on, hold_run_folder, is_finished, write_clips
 from tillwatch.training.runlog import EpochMetrics, NoLog, RunLog
 from tillwatch.training.state import Checkpoints, MadeOf, Progress, TrainingState
+from tillwatch.training.tracking import Tracking
 
 # Streams of random numbers that must not meet.
 _INIT, _STEP = 1, 2
@@ -90,11 +91,12 @@ def train(
         job = on_split(prepared, config, log, divide_groups=divide_groups)
     network = _build(config, job, log)
     config = settle_batches(network, job, config, log)
-    with hold_run_folder(out, begin=True), devices.interrupts(go_on(out)) as interrupts:
+    with hold_run_folder(out, begin=True), devices.interrupts(go_on(out)) as interrupts, Tracking(log) as tracking:
         _write_beginning(out, data, config, job)
+        tracking.begin(out, resolved(config, job))
         checkpoints = Checkpoints(out, config.checkpoint_minutes, log.note, interrupts, asked=devices.any_signal)
         _learn(network, job, config, out, checkpoints, log, devices)
-        return finish(network, job, config, out, log, calibrated=calibrated, pictures=pictures)
+        return tracking.end(finish(network, job, config, out, log, calibrated=calibrated, pictures=pictures))
 
 
 def resume(
@@ -129,7 +131,7 @@ def resume(
     if is_finished(run):
         devices.from_first(None)
         return None
-    with hold_run_folder(run, begin=False), devices.interrupts(go_on(run)) as interrupts:
+    with hold_run_folder(run, begin=False), devices.interrupts(go_on(run)) as interrupts, Tracking(log) as tracking:
         begun = read_begun(run)
         data, config = data or begun.data, devices.settled(as_begun(begun.config, config))
         refuse_changes(run, begun.config, config if prepared is None else resolved(config, prepared))
@@ -147,8 +149,9 @@ def resume(
         config = settle_batches(network, job, config, log)
         settings = replace(settings, batch_size=config.batch_size, accumulate=config.accumulate)
         _write_beginning(run, data, config, job)
+        tracking.begin(run, resolved(config, job))
         _learn(network, job, settings, run, checkpoints, log, devices)
-        return finish(network, job, settings, run, log, calibrated=calibrated, pictures=pictures)
+        return tracking.end(finish(network, job, settings, run, log, calibrated=calibrated, pictures=pictures))
 
 
 def follow(devices: Devices) -> None:
@@ -205,6 +208,22 @@ def _learn(
         log.note(f"{skip.name} was left out: {skip.reason}.")
     if skipped:
         write_clips(out / CLIPS_CSV, job, skipped)
+
+
+def learn_apart(job: Job, config: TrainConfig, folder: Path, checkpoints: Checkpoints, log: RunLog) -> None:
+    """Trains as :func:`train` does and goes no further: there is no model and no test, only what the log was told.
+
+    Args:
+        job: clips, spec, device; clips of a side "test" are not asked for.
+        config: how.
+        folder: gets metrics.csv.
+        checkpoints: where the state is saved.
+        log: is told of each epoch; may end it by an exception.
+    """
+    alone = Devices()
+    config = alone.settled(config)
+    network = _build(config, job, log)
+    _learn(network, job, settle_batches(network, job, config, log), folder, checkpoints, log, alone)
 
 
 def _build(config: TrainConfig, job: Job, log: RunLog) -> nn.Module:

@@ -24,6 +24,7 @@ from tillwatch.models.saved import choose_device
 from tillwatch.training.auditing import Audited, audit_catalog, check_groups
 from tillwatch.training.recorded import Recorded
 from tillwatch.training.runlog import RunLog
+from tillwatch.training.tracking import check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,7 @@ def prepare(
         ConfigError, DataError, ModelError: if settings, data or weights cannot be used.
     """
     config = settled(config)
+    check_trackers(config.log or ())
     num_frames, resize, crop = _sizes(config)
     check_input_size(config.arch, num_frames, crop)
     early = _early(config, num_frames, crop)

@@ -14,6 +14,7 @@ from typing import Any
 from tillwatch.config import read_yaml
 from tillwatch.data.catalog import CLIPS_CSV, Skip
 from tillwatch.errors import RunError, TillwatchError, one_line, reason_of
+from tillwatch.evaluation.runs import UNFINISHED
 from tillwatch.files import read_csv, remove_parts, write_csv
 from tillwatch.training.prepare import Job
 from tillwatch.training.state import CHECKPOINTS, find_checkpoints
@@ -21,8 +22,6 @@ from tillwatch.training.state import CHECKPOINTS, find_checkpoints
 if sys.platform != "win32":
     import fcntl
 
-#: Lies in a run folder until the run is finished; locked by the process that trains it.
-UNFINISHED = "unfinished"
 _held: set[int] = set()  # descriptors of those that this process holds
 
 RUN_FILES = (
@@ -38,10 +37,11 @@ RUN_FILES = (
     "model.skops",
     "predictions.csv",
     "report.html",
+    "tracking.json",
     "clips.csv",
     "config.yaml",  # these two last: they tell that a folder is a run's
 )
-RUN_FOLDERS = (CHECKPOINTS, "evaluations")
+RUN_FOLDERS = (CHECKPOINTS, "evaluations", "tensorboard", "wandb")
 CLIPS_COLUMNS = ("path", "label", "group", "split", "frames", "fps", "seconds", "status")
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tillwatch.errors import reason_of
+from tillwatch.errors import one_line, reason_of
 from tillwatch.files import write_csv
 
 
@@ -39,6 +41,21 @@ class EpochMetrics:
     data_wait_s: float
 
 
+class Tracker(Protocol):
+    """Another program that is told of a run's epochs."""
+
+    name: str
+
+    def write(self, so_far: Sequence[EpochMetrics]) -> None:
+        """Adds those of the epochs that it has not."""
+
+    def end(self, figures: Mapping[str, float]) -> None:
+        """Adds what the test gave."""
+
+    def close(self, status: str) -> None:
+        """Says how the run ended: "finished", "killed" or "failed"."""
+
+
 COLUMNS = tuple(field.name for field in fields(EpochMetrics))
 
 
@@ -47,10 +64,14 @@ class RunLog:
 
     Args:
         console: where to; a terminal gets progress bars, anything else plain lines.
+
+    Attributes:
+        trackers: are told of each epoch too.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
+        self.trackers: list[Tracker] = []
         self._noted: set[str] = set()
 
     def say(self, line: str) -> None:
@@ -79,11 +100,20 @@ class RunLog:
             yield lambda done, total: progress.update(task, completed=done, total=total)
 
     def write_metrics(self, folder: Path, so_far: Sequence[EpochMetrics]) -> None:
-        """Writes metrics.csv in ``folder``, whole; where that fails, says so: the next epoch tries again."""
+        """Writes metrics.csv in ``folder``, whole, and tells the trackers; what fails is a note, and tried again."""
         try:
             write_csv(folder / "metrics.csv", COLUMNS, [_rounded(epoch) for epoch in so_far])
         except OSError as error:
             self.note(f"metrics.csv was not written ({reason_of(error)}); it is written whole after the next epoch.")
+        for tracker in self.trackers:
+            self.tell(tracker, partial(tracker.write, so_far))
+
+    def tell(self, tracker: Tracker, action: Callable[[], None]) -> None:
+        """Tells a tracker something; where that fails, says so once: training goes on."""
+        try:
+            action()
+        except Exception as error:  # a server that is gone, a disk that is full: whatever a client runs into
+            self.note_once(f"{tracker.name} could not be told ({one_line(error)[:200]}); metrics.csv has it all.")
 
     def epoch(self, folder: Path, so_far: Sequence[EpochMetrics], epochs: int, best: bool) -> None:
         """Writes metrics.csv in ``folder`` and prints the last epoch."""
