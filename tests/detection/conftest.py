@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +24,7 @@ from tillwatch.detection.timeline import write_timeline
 
 MakeFootage = Callable[..., Path]
 CutLosslessly = Callable[..., Path]
+Probe = Callable[[Path], dict[str, Any]]
 Scan = Callable[..., tuple[int, str, str]]
 
 
@@ -68,6 +72,31 @@ def make_footage() -> MakeFootage:
     return make
 
 
+@pytest.fixture
+def make_flat_footage() -> MakeFootage:
+    """Returns a function that writes pictures of one orange: ``make(path, codec, matrix, full_range, height=48)``.
+
+    The numbers of the pictures are the same; the file tells a matrix (a code point of ITU-T H.273) and a range.
+    """
+
+    def make(path: Path, codec: str, matrix: int, full_range: bool, height: int = 48) -> Path:
+        with av.open(str(path), "w") as container:
+            stream: Any = container.add_stream(codec, rate=25)
+            stream.width, stream.height = 64, height
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full_range else 1
+            planes = np.full((height * 3 // 2, 64), 100, np.uint8)
+            planes[height : height * 5 // 4], planes[height * 5 // 4 :] = 70, 200  # Cb, Cr
+            for tick in range(10):
+                frame = av.VideoFrame.from_ndarray(planes, format=stream.pix_fmt)
+                frame.pts = tick
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return make
+
+
 def turn_clockwise(path: Path) -> Path:
     """Makes an .mp4 file say that it must be turned by 90 degrees, in its box tkhd, as a phone held upright does."""
     data = path.read_bytes()
@@ -107,6 +136,27 @@ def cut_losslessly() -> CutLosslessly:
         return clip
 
     return cut
+
+
+@pytest.fixture
+def ffprobe() -> Probe:
+    """Returns a function that gives what ffprobe, which is none of ours, tells of a file's first video stream.
+
+    Frames are counted by decoding them.
+    """
+    program = shutil.which("ffprobe")
+    if program is None:
+        pytest.skip("there is no ffprobe here; Debian has it in its package ffmpeg")
+
+    def probe(path: Path) -> dict[str, Any]:
+        command = [program, "-v", "error", "-select_streams", "v:0", "-count_frames", "-of", "json"]
+        shown = ["-show_entries", "stream:format=duration:frame=pts_time", str(path)]
+        told = subprocess.run([*command, *shown], check=True, capture_output=True, text=True)
+        assert told.stderr == ""
+        read = json.loads(told.stdout)
+        return {**read["streams"][0], "times": [float(frame["pts_time"]) for frame in read["frames"]]}
+
+    return probe
 
 
 @pytest.fixture
