@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -132,7 +132,7 @@ class _Video:
         """Writes a frame with all that is said of it."""
         colours = colours_shown(frame)
         if self._file is None:
-            written = Colours(matrix=colours.conversion, primaries=colours.primaries, transfer=colours.transfer)
+            written = replace(colours, full_range=False)  # what all players know
             timing = self._timing
             self._file = H264File(self.annotation.path, time_base=timing.time_base, fps=timing.fps, colours=written)
             self._start_s = now_s
