@@ -139,7 +139,8 @@ class H264File:
     def _open(self, frame: av.VideoFrame, now: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(self.aside), "w", format="mp4")
-        options = {"crf": _QUALITY, "preset": "veryfast"}
+        # Without B-frames times of decoding are those of showing, and .mp4 tells the duration right at a variable rate.
+        options = {"crf": _QUALITY, "preset": "veryfast", "bf": "0"}
         self._stream = self._container.add_stream("libx264", rate=self._fps or _ASSUMED_FPS, options=options)
         self._stream.height, self._stream.width = frame.height, frame.width
         self._stream.pix_fmt = "yuv444p" if frame.height % 2 or frame.width % 2 else "yuv420p"
