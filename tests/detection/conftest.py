@@ -97,19 +97,73 @@ def make_flat_footage() -> MakeFootage:
     return make
 
 
-def turn_clockwise(path: Path) -> Path:
-    """Makes an .mp4 file say that it must be turned by 90 degrees, in its box tkhd, as a phone held upright does."""
+# By quarter turns clockwise, the upper left of the matrix in an .mp4's box tkhd.
+_TURNS = {1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0)}
+
+
+def turn_clockwise(path: Path, quarters: int = 1) -> Path:
+    """Makes an .mp4 file say that it must be turned, in its box tkhd, as a phone held upright does."""
     data = path.read_bytes()
     at = data.index(b"tkhd") + 4 + 40
-    matrix = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    a, b, c, d = (number << 16 for number in _TURNS[quarters])
+    matrix = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data[:at] + matrix + data[at + 36 :])
     return path
 
 
 @pytest.fixture
 def make_turned_footage(make_footage: MakeFootage) -> MakeFootage:
-    """Returns a function as `make_footage`, of recordings that must be turned clockwise to be upright."""
-    return lambda path, *options: turn_clockwise(make_footage(path, *options))
+    """Returns a function as `make_footage`, of recordings that must be turned clockwise to be upright.
+
+    ``quarters=1`` says how far.
+    """
+
+    def make(path: Path, *options: Any, quarters: int = 1, **more: Any) -> Path:
+        return turn_clockwise(make_footage(path, *options, **more), quarters)
+
+    return make
+
+
+def write_dav(recording: Path, path: Path) -> Path:
+    """Writes the packets of an H.264 recording as Dahua's recorders do, each between ``DHAV`` and ``dhav``.
+
+    FFmpeg reads the format and cannot write it. A frame: the mark, type (0xfd for a key frame), three bytes, its
+    number, its length with all marks, date and time in bits, milliseconds, length of what follows on size and codec.
+    """
+    began = (26 << 26) | (3 << 22) | (1 << 17) | (8 << 12) | (15 << 6)
+    told = bytes([0x80, 0, 64 // 8, 48 // 8, 0x81, 0, 2, 25])
+    with av.open(str(recording)) as container, path.open("wb") as file:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        for number, packet in enumerate(packets):
+            ms = 40 * number
+            length = 24 + len(told) + packet.size + 8
+            kind = 0xFD if packet.is_keyframe else 0xFC
+            numbers = struct.pack("<IIIHBB", number, length, began + ms // 1000, ms, len(told), 0)
+            file.write(b"DHAV" + bytes([kind, 0, 0, 0]) + numbers + told + bytes(packet))
+            file.write(b"dhav" + struct.pack("<I", length))
+    return path
+
+
+@pytest.fixture
+def make_dav() -> Callable[[Path, Path], Path]:
+    """Returns a function that writes a recording as a Dahua recorder does: ``make_dav(recording, path)``."""
+    return write_dav
+
+
+def write_sound(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    return path
+
+
+@pytest.fixture
+def make_sound() -> Callable[[Path], Path]:
+    """Returns a function that writes a file of sound alone."""
+    return write_sound
 
 
 @pytest.fixture

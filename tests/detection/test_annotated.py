@@ -163,7 +163,9 @@ def test_a_turned_recording_is_shown_upright(tmp_path: Path, make_turned_footage
 
 
 def test_pixels_that_are_not_square_are_shown_square(tmp_path: Path, make_footage: MakeFootage) -> None:
-    source = make_footage(tmp_path / "square.mp4", range(75), size=(240, 320), picture=lambda place: walker(place, 240, 320))
+    source = make_footage(
+        tmp_path / "square.mp4", range(75), size=(240, 320), picture=lambda place: walker(place, 240, 320)
+    )
     with av.open(str(source)) as read, av.open(str(tmp_path / "a.mp4"), "w") as written:
         stream: Any = written.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
@@ -182,10 +184,12 @@ def test_the_bar_is_the_highest_score_of_the_windows_that_hold_the_frame(
 ) -> None:
     path = make_footage(tmp_path / "a.mp4", range(100))
     regions: dict[str, Roi | None] = {"till1": LEFT, "other": LEFT}
-    (entry,) = collect(path, "--annotate", "--around", 9, regions=regions, seconds=4.0)["incidents"]
+    (entry,) = collect(path, "--annotate", "--around", 0.4, regions=regions, seconds=4.0)["incidents"]
     assert (entry["start_s"], entry["end_s"]) == (1.0, 2.5)
     annotated = tmp_path / "evidence" / entry["annotated"]
-    for now, picture in zip(times(annotated), pictures(annotated), strict=True):
+    assert 0.1 < entry["annotated_start_s"] < 0.6
+    for in_video, picture in zip(times(annotated), pictures(annotated), strict=True):
+        now = in_video + entry["annotated_start_s"] + 1e-6
         row = picture[-10].astype(int)[8:312]
         holding = [score for number, score in enumerate(SCORES) if number / 2 <= now < number / 2 + 1]
         colour = ORANGE if 1 <= now < 2.5 else BLUE
