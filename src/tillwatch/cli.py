@@ -662,24 +662,36 @@ def evidence(
     *,
     out: Path,
     around: float = 5.0,
+    annotate: Annotated[bool, Parameter(negative=())] = False,
+    blur: Literal["none", "outside-roi", "people"] = "none",
 ) -> None:
     """Collect a clip of each incident, cut from the original without encoding it anew, filmstrips, and hashes of all.
+
+    Exit code 0: all is there; 3: some clips or videos could not be made, each named; 2: something is wrong.
 
     Args:
         scan: folder that tillwatch scan wrote.
         out: where clips and manifest.json go; made if missing, must be empty.
         around: seconds before and after each incident that its clip shows too.
+        annotate: make a video of each incident, too, that shows region, score and label; encoded anew (H.264).
+        blur: what is made unrecognisable in that video: all outside the regions, or what moves, as people do (no
+            guarantee). Clip and filmstrip stay as recorded.
     """
+    from tillwatch.detection.blurring import CAVEATS
     from tillwatch.detection.evidence import collect
     from tillwatch.training.runlog import RunLog
 
     with RunLog().progress("cutting clips") as on_incident:
-        collected = collect(scan, out, around_s=around, on_incident=on_incident)
-    for incident, reason in collected.left_out:
-        _warn(f"no clip of {incident}: {reason}")
+        collected = collect(scan, out, around_s=around, annotated=annotate, blur=blur, on_incident=on_incident)
+    for what, reason in collected.left_out:
+        _warn(f"no {what}: {reason}")
+    videos = f"{collected.annotated} annotated videos, " if annotate else ""
     print(
-        f"{collected.clips} clips, {collected.filmstrips} filmstrips, the scan's tables and manifest.json are in {out}"
+        f"{collected.clips} clips, {collected.filmstrips} filmstrips, {videos}"
+        f"the scan's tables and manifest.json are in {out}"
     )
+    if blur != "none":
+        print(f"the annotated videos alone are blurred: {CAVEATS[blur]}")
     if collected.left_out:
         sys.exit(3)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +24,7 @@ from tillwatch.detection.timeline import write_timeline
 
 MakeFootage = Callable[..., Path]
 CutLosslessly = Callable[..., Path]
+Probe = Callable[[Path], dict[str, Any]]
 Scan = Callable[..., tuple[int, str, str]]
 
 
@@ -68,19 +72,98 @@ def make_footage() -> MakeFootage:
     return make
 
 
-def turn_clockwise(path: Path) -> Path:
-    """Makes an .mp4 file say that it must be turned by 90 degrees, in its box tkhd, as a phone held upright does."""
+@pytest.fixture
+def make_flat_footage() -> MakeFootage:
+    """Returns a function that writes pictures of one orange: ``make(path, codec, matrix, full_range, height=48)``.
+
+    The numbers of the pictures are the same; the file tells a matrix (a code point of ITU-T H.273) and a range.
+    """
+
+    def make(path: Path, codec: str, matrix: int, full_range: bool, height: int = 48) -> Path:
+        with av.open(str(path), "w") as container:
+            stream: Any = container.add_stream(codec, rate=25)
+            stream.width, stream.height = 64, height
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full_range else 1
+            planes = np.full((height * 3 // 2, 64), 100, np.uint8)
+            planes[height : height * 5 // 4], planes[height * 5 // 4 :] = 70, 200  # Cb, Cr
+            for tick in range(10):
+                frame = av.VideoFrame.from_ndarray(planes, format=stream.pix_fmt)
+                frame.pts = tick
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return make
+
+
+# By quarter turns clockwise, the upper left of the matrix in an .mp4's box tkhd.
+_TURNS = {1: (0, 1, -1, 0), 2: (-1, 0, 0, -1), 3: (0, -1, 1, 0)}
+
+
+def turn_clockwise(path: Path, quarters: int = 1) -> Path:
+    """Makes an .mp4 file say that it must be turned, in its box tkhd, as a phone held upright does."""
     data = path.read_bytes()
     at = data.index(b"tkhd") + 4 + 40
-    matrix = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    a, b, c, d = (number << 16 for number in _TURNS[quarters])
+    matrix = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data[:at] + matrix + data[at + 36 :])
     return path
 
 
 @pytest.fixture
 def make_turned_footage(make_footage: MakeFootage) -> MakeFootage:
-    """Returns a function as `make_footage`, of recordings that must be turned clockwise to be upright."""
-    return lambda path, *options: turn_clockwise(make_footage(path, *options))
+    """Returns a function as `make_footage`, of recordings that must be turned clockwise to be upright.
+
+    ``quarters=1`` says how far.
+    """
+
+    def make(path: Path, *options: Any, quarters: int = 1, **more: Any) -> Path:
+        return turn_clockwise(make_footage(path, *options, **more), quarters)
+
+    return make
+
+
+def write_dav(recording: Path, path: Path) -> Path:
+    """Writes the packets of an H.264 recording as Dahua's recorders do, each between ``DHAV`` and ``dhav``.
+
+    FFmpeg reads the format and cannot write it. A frame: the mark, type (0xfd for a key frame), three bytes, its
+    number, its length with all marks, date and time in bits, milliseconds, length of what follows on size and codec.
+    """
+    began = (26 << 26) | (3 << 22) | (1 << 17) | (8 << 12) | (15 << 6)
+    told = bytes([0x80, 0, 64 // 8, 48 // 8, 0x81, 0, 2, 25])
+    with av.open(str(recording)) as container, path.open("wb") as file:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        for number, packet in enumerate(packets):
+            ms = 40 * number
+            length = 24 + len(told) + packet.size + 8
+            kind = 0xFD if packet.is_keyframe else 0xFC
+            numbers = struct.pack("<IIIHBB", number, length, began + ms // 1000, ms, len(told), 0)
+            file.write(b"DHAV" + bytes([kind, 0, 0, 0]) + numbers + told + bytes(packet))
+            file.write(b"dhav" + struct.pack("<I", length))
+    return path
+
+
+@pytest.fixture
+def make_dav() -> Callable[[Path, Path], Path]:
+    """Returns a function that writes a recording as a Dahua recorder does: ``make_dav(recording, path)``."""
+    return write_dav
+
+
+def write_sound(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    return path
+
+
+@pytest.fixture
+def make_sound() -> Callable[[Path], Path]:
+    """Returns a function that writes a file of sound alone."""
+    return write_sound
 
 
 @pytest.fixture
@@ -107,6 +190,27 @@ def cut_losslessly() -> CutLosslessly:
         return clip
 
     return cut
+
+
+@pytest.fixture
+def ffprobe() -> Probe:
+    """Returns a function that gives what ffprobe, which is none of ours, tells of a file's first video stream.
+
+    Frames are counted by decoding them.
+    """
+    program = shutil.which("ffprobe")
+    if program is None:
+        pytest.skip("there is no ffprobe here; Debian has it in its package ffmpeg")
+
+    def probe(path: Path) -> dict[str, Any]:
+        command = [program, "-v", "error", "-select_streams", "v:0", "-count_frames", "-of", "json"]
+        shown = ["-show_entries", "stream:format=duration:frame=pts_time", str(path)]
+        told = subprocess.run([*command, *shown], check=True, capture_output=True, text=True)
+        assert told.stderr == ""
+        read = json.loads(told.stdout)
+        return {**read["streams"][0], "times": [float(frame["pts_time"]) for frame in read["frames"]]}
+
+    return probe
 
 
 @pytest.fixture

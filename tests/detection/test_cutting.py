@@ -19,6 +19,7 @@ from tillwatch.data.catalog import find_clips
 from tillwatch.data.video import decode_video, probe_video, read_video
 from tillwatch.detection import cutting
 from tillwatch.detection.cutting import CutSettings, plan_cuts
+from tillwatch.detection.encoding import H264File
 from tillwatch.detection.scoring import TrueEvent
 from tillwatch.errors import ConfigError
 
@@ -189,18 +190,29 @@ def test_a_clip_that_was_interrupted_is_not_left_behind(
     tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_footage(tmp_path / "a.mp4", range(50))
-    add = cutting._Clip.add
+    add = H264File.add
 
     def failing(self: Any, *arguments: Any) -> None:
         if self.frames == 10:
             raise KeyboardInterrupt
         add(self, *arguments)
 
-    monkeypatch.setattr(cutting._Clip, "add", failing)
+    monkeypatch.setattr(H264File, "add", failing)
     (tmp_path / "events.csv").write_text(HEAD + "a.mp4,0,2,theft\n")
     with pytest.raises(KeyboardInterrupt):
         cutting.cut(path, tmp_path / "events.csv", tmp_path / "clips", CutSettings())
     assert [entry.name for entry in (tmp_path / "clips").rglob("*") if entry.is_file()] == []
+
+
+@pytest.mark.parametrize(("codec", "matrix", "full"), [("libx264", 1, False), ("libx264", 1, True), ("mjpeg", 5, True)])
+def test_a_clip_has_the_colours_of_the_recording(
+    codec: str, matrix: int, full: bool, tmp_path: Path, make_flat_footage: MakeFootage, run_cut: RunCut
+) -> None:
+    path = make_flat_footage(tmp_path / "a.mkv", codec, matrix, full)
+    assert run_cut(path, HEAD + "a.mkv,0,0.4,theft\n", tmp_path / "clips", "--normals-per-event", 0)[0] == 0
+    (clip,) = (tmp_path / "clips" / "theft").iterdir()
+    expected, shown = read_video(path, 4).astype(int), read_video(clip, 4).astype(int)
+    assert np.abs(expected - shown).max() <= 3  # a matrix or a range taken for another moves them by 12 and more
 
 
 @pytest.mark.parametrize("label", ["", ".hidden", "a/b", "a,b", " a"])

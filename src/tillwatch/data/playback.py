@@ -61,6 +61,19 @@ def header_seconds(path: Path) -> float:
         return 0.0
 
 
+def video_seconds_told(path: Path) -> float | None:
+    """Returns how long a file says that its video is, or itself where it does not tell that of each stream.
+
+    Raises:
+        ClipError: if the file cannot be opened or holds no video.
+    """
+    with _opened(path) as container:
+        stream = video_stream(container, path)
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        return None if container.duration is None else container.duration / av.time_base
+
+
 def timing_of_packets(path: Path) -> Timing:
     """Reads the timestamps of a recording's packets, without decoding: fast, and nearly always right.
 

@@ -20,6 +20,7 @@ from tillwatch.data.playback import Damage, play, timing_of_packets
 from tillwatch.data.recordings import recorded
 from tillwatch.data.video import to_image
 from tillwatch.detection.cameras import WHOLE, Source, find_sources
+from tillwatch.detection.encoding import H264File
 from tillwatch.detection.results import read_events, with_known_files
 from tillwatch.detection.scoring import TrueEvent
 from tillwatch.detection.windows import Clock, seconds_exactly, timeline
@@ -28,7 +29,6 @@ from tillwatch.files import write_csv
 
 COLUMNS = ("path", "label", "group", "source", "start_s", "end_s")
 
-_QUALITY = "16"  # x264's constant rate factor: nothing to be seen is lost
 _LONGEST_LABEL = 100
 
 
@@ -254,16 +254,20 @@ def cut_file(source: Source, cuts: Sequence[Cut], dst: Path) -> tuple[list[dict[
     """
     timing = timing_of_packets(source.path)
     clock = Clock(timing.time_base, timing.interval)
-    coming = sorted((_Clip(one, dst / one.name(source)) for one in cuts), key=lambda clip: clip.start)
+    coming = [
+        _Clip(one, H264File(dst / one.name(source), time_base=timing.time_base, fps=timing.fps))
+        for one in sorted(cuts, key=lambda one: one.start_s)
+    ]
     damage, rows, failed = Damage(), [], []
     with contextlib.ExitStack() as unfinished:
         for clip in coming:
-            unfinished.callback(clip.discard)
+            unfinished.callback(clip.file.discard)
         left = list(coming)
         for frame in play(source.path, damage):
-            now = clock.shown(frame.pts) * timing.time_base
+            tick = clock.shown(frame.pts)
+            now = tick * timing.time_base
             for clip in [clip for clip in left if clip.end <= now]:
-                clip.finish()
+                clip.file.finish()
                 left.remove(clip)
             if not left:
                 break
@@ -271,12 +275,12 @@ def cut_file(source: Source, cuts: Sequence[Cut], dst: Path) -> tuple[list[dict[
             if inside:
                 pictures = {clip.cut.roi: _upright(frame, clip.cut.roi) for clip in inside}
                 for clip in inside:
-                    clip.add(pictures[clip.cut.roi], now, timing.time_base, timing.fps)
+                    clip.file.add(pictures[clip.cut.roi], tick)
         for clip in left:
-            clip.finish()
+            clip.file.finish()
     for clip in coming:
-        if clip.frames:
-            rows.append(_row(source, clip.cut, clip.path.relative_to(dst).as_posix()))
+        if clip.file.frames:
+            rows.append(_row(source, clip.cut, clip.file.path.relative_to(dst).as_posix()))
         else:
             failed.append((source.file, f"no frame between {clip.cut.start_s:g} and {clip.cut.end_s:g} s"))
     failed += [(source.file, note) for note in damage.notes()]
@@ -285,57 +289,15 @@ def cut_file(source: Source, cuts: Sequence[Cut], dst: Path) -> tuple[list[dict[
 
 @dataclass
 class _Clip:
-    """A clip that is being written: beside its place, and renamed when it is whole."""
+    """A clip that is being written."""
 
     cut: Cut
-    path: Path
-    frames: int = 0
-    _container: Any = None
-    _stream: Any = None
-    _begin: Fraction = Fraction(0)
+    file: H264File
     start: Fraction = field(init=False)
     end: Fraction = field(init=False)
 
     def __post_init__(self) -> None:
         self.start, self.end = seconds_exactly(self.cut.start_s), seconds_exactly(self.cut.end_s)
-
-    @property
-    def aside(self) -> Path:
-        """Where it is written."""
-        return self.path.with_name(f".{self.path.name}.part")
-
-    def add(self, frame: av.VideoFrame, now: Fraction, time_base: Fraction, fps: Fraction | None) -> None:
-        """Adds a frame that is shown at ``now`` seconds of the recording."""
-        if self._container is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(self.aside), "w", format="mp4")
-            options = {"crf": _QUALITY, "preset": "veryfast"}
-            self._stream = self._container.add_stream("libx264", rate=fps or 25, options=options)
-            self._stream.height, self._stream.width = frame.height, frame.width
-            self._stream.pix_fmt = "yuv444p" if frame.height % 2 or frame.width % 2 else "yuv420p"
-            self._stream.codec_context.time_base = time_base
-            self._begin = now
-        frame.pts = int((now - self._begin) / time_base)
-        frame.time_base = time_base
-        frame.pict_type = av.video.frame.PictureType.NONE  # the recorder's choice of key frames is not ours
-        self._container.mux(self._stream.encode(frame))
-        self.frames += 1
-
-    def finish(self) -> None:
-        """Writes the rest and puts the clip in its place; one without frames is none."""
-        if self._container is None:
-            return
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        self._container = None
-        self.aside.replace(self.path)
-
-    def discard(self) -> None:
-        """Removes what is unfinished."""
-        if self._container is not None:
-            self._container.close()
-            self._container = None
-            self.aside.unlink(missing_ok=True)
 
 
 def _upright(frame: av.VideoFrame, roi: Roi | None) -> av.VideoFrame:

@@ -1,4 +1,4 @@
-"""Evidence of incidents: clips out of the original, filmstrips, and hashes that tell any change."""
+"""Evidence of incidents: clips out of the original, filmstrips, copies to show, and hashes that tell any change."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
 from importlib.metadata import version
@@ -17,8 +17,12 @@ import av
 import numpy as np
 from PIL import Image
 
+from tillwatch.clip_spec import Roi
 from tillwatch.data.playback import Damage, play, timing_of_packets
 from tillwatch.data.video import open_container, to_image, video_stream
+from tillwatch.detection.annotated import Annotation, annotate, regions_of
+from tillwatch.detection.blurring import CAVEATS, Blur
+from tillwatch.detection.incidents import Incident
 from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, read_scan, timecode
 from tillwatch.detection.timeline import TIMELINE_HTML
 from tillwatch.detection.windows import Clock, seconds_exactly, timeline
@@ -36,10 +40,11 @@ _IN_MP4 = {"h264", "hevc", "mpeg4"}  # what else there is goes into Matroska, wh
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was collected: how many clips and filmstrips, and incidents without one, each with the reason."""
+    """What was collected: how many clips, filmstrips and annotated videos, and what there is not, with the reason."""
 
     clips: int
     filmstrips: int
+    annotated: int
     left_out: tuple[tuple[str, str], ...]
 
 
@@ -48,67 +53,105 @@ def collect(
     out: Path,
     *,
     around_s: float = 5.0,
+    annotated: bool = False,
+    blur: Blur = "none",
     on_incident: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evidence:
     """Cuts a clip of each incident of a scan, copies what the scan wrote, and lists it all with its SHA-256.
 
     Clips are made of the original's own packets, from the last key frame before, without sound. Beside each lies a
-    filmstrip of the incident; where there can be no clip, the filmstrip is made from the recording itself.
+    filmstrip of the incident and, if asked for, a video to be shown, encoded anew, with region, score and label. Where
+    there can be no clip, both are made from the recording itself.
 
     Args:
         folder: of the scan.
         out: made if missing; must be empty.
         around_s: seconds before and after each incident that the clip shows too.
+        annotated: make annotated videos.
+        blur: what is made unrecognisable in those; clip and filmstrip are as the recording is.
         on_incident: called with (incidents done, incidents in all).
 
     Raises:
+        ConfigError: if there is nothing to blur, or nothing outside any region.
         DataError: if the folder holds no finished scan.
         RunError: if ``out`` is not empty or cannot be written.
     """
     if not 0 <= around_s < math.inf:
         raise ConfigError(f"--around is {around_s}; it must be a number of seconds, at least 0.")
+    if blur != "none" and not annotated:
+        raise ConfigError(f"--blur {blur} is for the copy that is shown; add --annotate.")
     scan = read_scan(folder)
     if scan is None:
         raise DataError(f"{folder} holds no finished scan; give what tillwatch scan wrote.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} is not empty; give another --out.")
+    collecting = [_Collecting(out, *one, number) for number, one in enumerate(scan.incidents(), start=1)]
+    if blur == "outside-roi" and collecting and not any(one.regions for one in collecting):
+        raise ConfigError("--blur outside-roi: the whole picture was scanned; scan with --roi, or take --blur people.")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        incidents = scan.incidents()
-        entries, left_out = [], []
-        without_clip: dict[str, list[tuple[dict[str, Any], Path]]] = {}
-        for number, (recording, incident) in enumerate(incidents, start=1):
-            entry: dict[str, Any] = {
-                "file": recording.file,
-                "camera": recording.camera,
-                "start_s": round(incident.start_s, 3),
-                "end_s": round(incident.end_s, 3),
-                "peak": round(incident.peak, 6),
-            }
-            stem = recording.file.rsplit(".", 1)[0].strip("/").replace("/", "_")
-            name = f"{number:04d}_{stem}_{timecode(incident.start_s)[:8].replace(':', '-')}"
+        without_clip: dict[str, list[_Collecting]] = {}
+        for one in collecting:
+            begin, end = max(0.0, one.incident.start_s - around_s), one.incident.end_s + around_s
             try:
-                begin, end = max(0.0, incident.start_s - around_s), incident.end_s + around_s
-                entry |= remux(Path(recording.path), begin, end, out / name)
-                _add_filmstrips(out / entry["clip"], [(entry, out / f"{name}.jpg")])
+                one.entry |= remux(Path(one.recording.path), begin, end, out / one.name)
             except ClipError as error:
-                entry["left_out"] = one_line(error).removeprefix(f"{recording.path}: ")
-                left_out.append((f"{recording.file} at {timecode(incident.start_s)}", str(entry["left_out"])))
-                without_clip.setdefault(recording.path, []).append((entry, out / f"{name}.jpg"))
-            entries.append(entry)
-            on_incident(number, len(incidents))
+                one.entry["left_out"] = one_line(error).removeprefix(f"{one.recording.path}: ")
+                without_clip.setdefault(one.recording.path, []).append(one)
+            else:
+                _show(out / one.entry["clip"], [one], scan, annotated, blur, around_s)
+            on_incident(one.number, len(collecting))
         for path, missing in without_clip.items():
-            _add_filmstrips(Path(path), missing)
+            _show(Path(path), missing, scan, annotated, blur, around_s)
         for copied in _COPIED:
             shutil.copyfile(folder / copied, out / copied)
-        _write_manifest(out, scan, entries)
+        _write_manifest(out, scan, [one.entry for one in collecting], blur if annotated else None)
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}).") from None
+    entries = [one.entry for one in collecting]
     return Evidence(
-        clips=len(entries) - len(left_out),
+        clips=sum("clip" in entry for entry in entries),
         filmstrips=sum("filmstrip" in entry for entry in entries),
-        left_out=tuple(left_out),
+        annotated=sum("annotated" in entry for entry in entries),
+        left_out=tuple(lack for one in collecting for lack in one.left_out()),
     )
+
+
+@dataclass
+class _Collecting:
+    """An incident, and what is known of it so far."""
+
+    out: Path
+    recording: Recording
+    incident: Incident
+    number: int
+    entry: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.entry = {
+            "file": self.recording.file,
+            "camera": self.recording.camera,
+            "start_s": round(self.incident.start_s, 3),
+            "end_s": round(self.incident.end_s, 3),
+            "peak": round(self.incident.peak, 6),
+        }
+
+    @property
+    def regions(self) -> list[Roi]:
+        """Where it was seen, unless that was the whole picture."""
+        return regions_of(self.recording, self.incident)
+
+    @property
+    def name(self) -> str:
+        """What its files' names begin with."""
+        stem = self.recording.file.rsplit(".", 1)[0].strip("/").replace("/", "_")
+        return f"{self.number:04d}_{stem}_{timecode(self.incident.start_s)[:8].replace(':', '-')}"
+
+    def left_out(self) -> list[tuple[str, str]]:
+        """Returns what there is not of it, and why."""
+        where = f"of {self.recording.file} at {timecode(self.incident.start_s)}"
+        lacks = {"left_out": "clip", "annotated_left_out": "annotated video"}
+        return [(f"{what} {where}", self.entry[key]) for key, what in lacks.items() if key in self.entry]
 
 
 def remux(source: Path, start_s: float, end_s: float, stem: Path) -> dict[str, Any]:
@@ -155,6 +198,45 @@ def remux(source: Path, start_s: float, end_s: float, stem: Path) -> dict[str, A
         "clip_start_s": round(float((shown[0] - first) * time_base), 3),
         "clip_frames": len(packets),
     }
+
+
+def _show(
+    path: Path, incidents: Sequence[_Collecting], scan: Scan, annotated: bool, blur: Blur, around_s: float
+) -> None:
+    """Makes of a video, a recording or one incident's clip, what shows the incidents in it."""
+    _add_filmstrips(path, [(one.entry, one.out / f"{one.name}.jpg") for one in incidents])
+    if annotated:
+        _add_annotated(path, incidents, scan, blur, around_s)
+
+
+def _add_annotated(path: Path, incidents: Sequence[_Collecting], scan: Scan, blur: Blur, around_s: float) -> None:
+    annotations = []
+    for one in incidents:
+        clip = "clip" in one.entry  # it is shown whole, so that the two can be played side by side
+        annotation = Annotation(
+            recording=one.recording,
+            incident=one.incident,
+            path=one.out / f"{one.name}_annotated.mp4",
+            begin_s=None if clip else one.incident.start_s - around_s,
+            end_s=None if clip else one.incident.end_s + around_s,
+            shift_s=one.entry["clip_start_s"] if clip else 0.0,
+        )
+        if blur == "outside-roi" and not one.regions:
+            one.entry["annotated_left_out"] = "it was seen in the whole picture, so nothing lies outside"
+        else:
+            annotations.append((one.entry, annotation))
+    try:
+        shown = annotate(path, [annotation for _, annotation in annotations], scan, blur)
+    except ClipError as error:
+        for entry, _ in annotations:
+            entry["annotated_left_out"] = one_line(error).removeprefix(f"{path}: ")
+        return
+    for (entry, annotation), video in zip(annotations, shown, strict=True):
+        if video.frames:
+            name = annotation.path.name
+            entry |= {"annotated": name, "annotated_start_s": video.start_s, "annotated_frames": video.frames}
+        else:
+            entry["annotated_left_out"] = "no frame of it can be decoded"
 
 
 def _add_filmstrips(path: Path, incidents: Sequence[tuple[dict[str, Any], Path]]) -> None:
@@ -286,7 +368,7 @@ def _packets_between(container: Any, stream: Any, place: int, begin: int, end: i
     return kept[: last + 1]
 
 
-def _write_manifest(out: Path, scan: Scan, entries: list[dict[str, Any]]) -> None:
+def _write_manifest(out: Path, scan: Scan, entries: list[dict[str, Any]], blur: Blur | None) -> None:
     used = {entry["file"] for entry in entries}
     sources = [_source(recording) for recording in scan.recordings if recording.file in used]
     files = {entry.name: sha256_of(entry) for entry in sorted(out.iterdir())}
@@ -298,6 +380,7 @@ def _write_manifest(out: Path, scan: Scan, entries: list[dict[str, Any]]) -> Non
             "collected": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": dict(scan.model),
             "sources": sources,
+            **({} if blur is None else {"annotated": {"blur": blur, "caveat": CAVEATS[blur]}}),
             "incidents": entries,
             "files": files,
         },

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from tillwatch.clip_spec import Reading, Roi
 from tillwatch.data.frames import resize_frame
-from tillwatch.data.playback import Damage, Timing, play, timing_of_frames, timing_of_packets
+from tillwatch.data.playback import Damage, Timing, play, timing_of_frames, timing_of_packets, video_seconds_told
 from tillwatch.data.video import to_image
 from tillwatch.detection.windows import Grid, Window, timeline, windows_of
 from tillwatch.errors import ClipError
+
+_MISSING_S, _MISSING_SHARE = 0.5, 0.01  # of a recording: less is a rounded duration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +121,18 @@ class Sampler:
         self.seconds = float(int(ticks[-1]) * timing.time_base + timing.interval)
         self.gaps = windows.gaps
         assumed = [f"it tells no times; {float(1 / timing.interval):g} frames a second assumed"]
-        self.notes = [*damage.notes(), *(assumed if stamps[0] is None and stamps[-1] is None else [])]
+        self.notes = [
+            *damage.notes(),
+            *self._shorter_than_told(),
+            *(assumed if stamps[0] is None and stamps[-1] is None else []),
+        ]
+
+    def _shorter_than_told(self) -> list[str]:
+        """An .mp4 that breaks off ends without an error: its head alone tells that there was more."""
+        told = video_seconds_told(self.path) or 0.0
+        if told - self.seconds <= max(_MISSING_S, _MISSING_SHARE * told):
+            return []
+        return [f"it says that it lasts {told:.1f} s, and its video ends after {self.seconds:.1f} s"]
 
     def _convert(self, frame: av.VideoFrame) -> list[NDArray[np.uint8]]:
         image = to_image(frame)

@@ -85,7 +85,7 @@ def _section(scan: Scan, recording: Recording, incidents: Sequence[Incident]) ->
         started="" if recording.started is None else recording.started.isoformat(" "),
         notes=recording.notes,
         strips=strips,
-        times=[timecode(recording.seconds * quarter / 4)[:8] for quarter in range(5)],
+        times=[timecode(round(recording.seconds * quarter / 4))[:8] for quarter in range(5)],
     )
 
 
