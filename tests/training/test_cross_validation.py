@@ -199,6 +199,33 @@ def test_hours_of_footage_and_a_budget_reach_every_fold_and_the_final_model_goes
     assert (tmp_path / "cv" / "final" / "model.pth").is_file()
 
 
+def test_corrected_labels_are_not_taken_for_the_old_ones_and_settings_of_a_newer_version_for_no_change(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "cv"
+    (data / "clips").mkdir(parents=True)
+    rows = []
+    for folder in sorted(tiny_run[0].glob("*/*")):
+        name = f"clips/{folder.parent.name}_{folder.name}"
+        (data / name).symlink_to(folder, target_is_directory=True)
+        rows.append({"path": name, "label": folder.parent.name, "group": folder.name.split("_")[0]})
+
+    def label() -> None:
+        lines = [",".join(row.values()) for row in rows]
+        (data / "clips.csv").write_text("\n".join(["path,label,group", *lines]) + "\n")
+
+    label()
+    cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())
+    before = yaml.safe_load((out / "crossval.yaml").read_text())
+    before.pop("devices")
+    (out / "crossval.yaml").write_text(yaml.safe_dump(before))
+    cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())  # as a version without that setting began it
+    rows[0]["label"] = "theft"
+    label()
+    with pytest.raises(RunError, match=rf"begun with other labels of 1 \({rows[0]['path']}\)"):
+        cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())
+
+
 def test_random_folds_divide_groups_and_say_that_they_leak(
     tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path
 ) -> None:

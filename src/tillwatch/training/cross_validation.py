@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from tillwatch.config import TrainConfig, flag, to_yaml
-from tillwatch.data.catalog import Clip
+from tillwatch.data.catalog import Clip, count_and_names
 from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, Interrupted, RunError, one_line
 from tillwatch.evaluation.audit_report import AUDIT_JSON
@@ -55,7 +55,7 @@ LEAKS = (
 )
 
 # What does not change the figures may differ when a cross-validation goes on.
-_FREE = ("out", "overwrite", "workers", "cache", "cache_folder", "checkpoint_minutes", "final")
+_FREE = ("out", "overwrite", "workers", "cache", "cache_folder", "checkpoint_minutes", "final", "log")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,10 +213,16 @@ def _claim(
     record |= {"folds": folds.folds, "repeats": folds.repeats, "grouping": folds.grouping}
     older = _read_record(out)
     if older is not None and not config.overwrite:
+        older = {
+            key: value for key, value in _defaults_of(config).items() if key in record
+        } | older  # a setting that came since is as it was without it
         changed = [key for key in sorted({*record, *older} - {*_FREE}) if record.get(key) != older.get(key)]
         if changed:
             told = ", ".join(f"{flag(key)} {older.get(key)!r} is now {record.get(key)!r}" for key in changed)
             raise RunError(f"{out} was begun with other settings: {told}. Give another --out, or --overwrite.")
+        if relabelled := _relabelled(out, job.catalog.clips):
+            named = count_and_names(relabelled)
+            raise RunError(f"{out} was begun with other labels of {named}; give another --out, or --overwrite.")
         if [_read_split(out, number) for number in range(1, len(splits) + 1)] != list(splits):
             raise RunError(f"{out} was begun with other clips or groups; give another --out, or --overwrite.")
         return {number for number in range(1, len(splits) + 1) if _mark(out, number).is_file()}
@@ -229,13 +235,27 @@ def _claim(
             (out / name).unlink(missing_ok=True)
         (out / "splits").mkdir(parents=True)
         (out / "folds").mkdir()
+        label_of = {clip.name: clip.label for clip in job.catalog.clips}
         for number, sides in enumerate(splits, start=1):
-            rows = [{"path": name, "split": side} for name, side in sorted(sides.items())]
-            write_csv(out / "splits" / f"{number}.csv", ("path", "split"), rows)
+            rows = [{"path": name, "label": label_of[name], "split": side} for name, side in sorted(sides.items())]
+            write_csv(out / "splits" / f"{number}.csv", ("path", "label", "split"), rows)
         write_text(out / CROSSVAL_YAML, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}); give another --out.") from None
     return set()
+
+
+def _defaults_of(config: TrainConfig) -> dict[str, Any]:
+    """Returns the defaults of all settings, as crossval.yaml has them."""
+    plain = replace(TrainConfig(), classes=config.classes)
+    values: dict[str, Any] = yaml.safe_load(to_yaml(plain, Path(), Path()))
+    return {name: value for name, value in values.items() if name not in ("data", "out", "classes")}
+
+
+def _relabelled(out: Path, clips: Sequence[Clip]) -> list[str]:
+    """Returns the names of clips whose label is another than when the cross-validation was begun."""
+    began = {row["path"]: row["label"] for row in read_csv(out / "splits" / "1.csv") if "label" in row}
+    return [clip.name for clip in clips if began.get(clip.name, clip.label) != clip.label]
 
 
 def _read_record(out: Path) -> dict[str, Any] | None:
