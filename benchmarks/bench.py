@@ -26,6 +26,7 @@ import memory
 import probe_speed
 import quality
 import scale
+import scan
 import store_faults
 import tasks
 import time_to_accuracy
@@ -80,6 +81,7 @@ def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list
         ("memory", lambda: memory.rows(frames, quick)),
         ("store", lambda: store_faults.rows(quick)),
         ("gpu", gpu.rows),
+        ("scan", lambda: scan.rows(videos, results, quick)),
         ("scale", lambda: scale.rows(quick)),
         ("quality", lambda: quality.measured_rows(quality_csv, frames if videos else None, quick)),
     ]

@@ -6,9 +6,9 @@
 CLIPS are class folders of videos. *Moving* footage plays normal clips one after another, as a recorder's file with many
 scenes, and about every minute clips of the event for 6 seconds. *Still* footage is of fixed cameras: a picture in which
 nothing moves but the sensor's noise, 2 grey levels of it, for two minutes, then the clip of the event that the picture
-was taken from, then the next. Frames are squeezed to the size wanted and shown 25 times a second by their own times. H.264 as recorders write
-it: a key frame every two seconds, no B-frames, 4 Mbit/s at 1080p and 1 Mbit/s at 640x360. ``truth.csv`` beside
-the files names every event: file,start,end,label. The same clips and seed make the same footage.
+was taken from, then the next. Frames are squeezed to the size wanted and shown 25 times a second by their own times.
+H.264 as recorders write it: a key frame every two seconds, no B-frames, 4 Mbit/s at 1080p and 1 Mbit/s at 640x360.
+``truth.csv`` beside the files names every event: file,start,end,label. The same clips and seed make the same footage.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def make_footage(clips: Clips, path: Path, size: Size, seconds: float, *, still:
 def loop_footage(path: Path, out: Path, seconds: float) -> Path:
     """Writes a file that shows another again and again for so many seconds; its packets are copied."""
     with av.open(str(path)) as source, av.open(str(out), "w") as container:
-        shown = source.streams.video[0]
+        shown: Any = source.streams.video[0]
         stream = container.add_stream_from_template(shown)
         once = int(shown.frames * Fraction(1, FPS) / shown.time_base)
         offset = 0
