@@ -42,8 +42,9 @@ from tillwatch.clip_spec import ClipSpec, Lengths, Preprocessing
 from tillwatch.config import ScanConfig, TrainConfig
 from tillwatch.data.playback import Damage, play
 from tillwatch.data.synthetic import CLASSES, make_camera, render_clip, write_video
+from tillwatch.detection.batches import BATCH_SIZE
 from tillwatch.detection.sampling import Sampler
-from tillwatch.detection.scanner import BATCH_SIZE, Listener, Plan, plan_scan, scan
+from tillwatch.detection.scanner import Listener, Plan, plan_scan, scan
 from tillwatch.models.backbones import backbone, build_model
 from tillwatch.models.saved import load_model, save_model
 
