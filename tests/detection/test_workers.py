@@ -19,6 +19,7 @@ from detection.scanning_apart import load_tiny, start_scan
 from tillwatch.config import ScanConfig
 from tillwatch.detection.batches import SHARE_SIZE, Way, Work, shares_of
 from tillwatch.detection.cameras import Source
+from tillwatch.detection.journal import Journal
 from tillwatch.detection.scanner import Plan, plan_scan
 from tillwatch.detection.scanner import scan as run_scan
 from tillwatch.detection.windows import Grid, seconds_exactly
@@ -45,7 +46,7 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 def same_as(out: Path, whole: Path) -> None:
-    """To the last byte: the promise is windows and incidents, and scores to five decimals."""
+    """To the last byte, which is more than the promise of windows, incidents and scores to five decimals."""
     assert results(out) == results(whole)
 
 
@@ -122,8 +123,6 @@ def test_another_number_of_processes_goes_on_where_a_scan_was(
     tiny_run: tuple[Path, Path], long_footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_scan(planned(tiny_run[1], long_footage, 1), tmp_path / "whole")
-    from tillwatch.detection.journal import Journal
-
     scored = Journal.scored
     for workers in (2, 3):
         lines: list[int] = []
@@ -155,7 +154,7 @@ def _die(run: Path) -> Any:
 @pytest.mark.parametrize(
     ("load", "error", "message"),
     [
-        (_load_other, ModelError, "the model has changed since the scan was begun"),
+        pytest.param(_load_other, ModelError, "the model has changed since the scan was begun", marks=pytest.mark.slow),
         (_die, RunError, "was killed by signal 9"),
     ],
 )
