@@ -20,6 +20,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NoReturn
 
+import gating
 import gpu
 import loading
 import memory
@@ -82,6 +83,7 @@ def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list
         ("store", lambda: store_faults.rows(quick)),
         ("gpu", gpu.rows),
         ("scan", lambda: scan.rows(videos, results, quick)),
+        ("gating", lambda: gating.rows(videos, quick)),
         ("scale", lambda: scale.rows(quick)),
         ("quality", lambda: quality.measured_rows(quality_csv, frames if videos else None, quick)),
     ]
