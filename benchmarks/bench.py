@@ -20,6 +20,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NoReturn
 
+import gating
 import gpu
 import gpu_resume
 import loading
@@ -27,6 +28,7 @@ import memory
 import probe_speed
 import quality
 import scale
+import scan
 import store_faults
 import tasks
 import time_to_accuracy
@@ -82,6 +84,8 @@ def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list
         ("store", lambda: store_faults.rows(quick)),
         ("gpu", gpu.rows),
         ("gpu resume", gpu_resume.rows),
+        ("scan", lambda: scan.rows(videos, results, quick)),
+        ("gating", lambda: gating.rows(videos, quick)),
         ("scale", lambda: scale.rows(quick)),
         ("quality", lambda: quality.measured_rows(quality_csv, frames if videos else None, quick)),
     ]

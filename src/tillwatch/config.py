@@ -287,6 +287,7 @@ class ScanConfig:
         merge_gap: incidents at most so many seconds apart are one; a window unless given.
         gate: auto skips windows in which nothing moves, without asking the model; what that costs must be measured.
         device: auto takes a GPU where there is one.
+        workers: processes that scan files side by side; they share the cores, and the result is the same.
         overwrite: replace another scan in the folder.
     """
 
@@ -300,9 +301,12 @@ class ScanConfig:
     merge_gap: float | None = None
     gate: Literal["auto", "off"] = "off"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Whole = 1
     overwrite: Annotated[bool, Parameter(negative=())] = False
 
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ConfigError(f"--workers is {self.workers}; it must be at least 1.")
         if self.roi and self.cameras is not None:
             raise ConfigError("--roi and --cameras exclude each other; give one.")
 

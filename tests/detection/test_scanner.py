@@ -15,8 +15,9 @@ import torch
 
 from tillwatch.cli import main
 from tillwatch.clip_spec import ClipSpec, Lengths, Preprocessing, Roi
-from tillwatch.detection import scanner
-from tillwatch.detection.scanner import _read_ahead, choose_grid, length_note
+from tillwatch.detection import batches
+from tillwatch.detection.batches import _read_ahead
+from tillwatch.detection.scanner import choose_grid, length_note
 from tillwatch.detection.windows import seconds_exactly
 from tillwatch.errors import ConfigError
 from tillwatch.models.motion import NUM_FEATURES, MotionNetwork, fit_trees
@@ -107,17 +108,17 @@ class Killed(BaseException):
 def test_a_scan_that_was_killed_goes_on_to_the_same_result(
     after: int, footage: Path, tmp_path: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanner, "BATCH_SIZE", 4)
+    monkeypatch.setattr(batches, "BATCH_SIZE", 4)
     regions = ("--roi", "left=0,0,0.5,1", "--roi", "right=0.5,0,0.5,1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert scan(footage, "--out", whole, *GRID, *regions)[0] == 0
     probabilities = Classifier.probabilities
-    batches: list[int] = []
+    scored: list[int] = []
 
     def dying(self: Classifier, clips: torch.Tensor) -> Any:
-        if len(batches) == after:
+        if len(scored) == after:
             raise Killed
-        batches.append(len(clips))
+        scored.append(len(clips))
         return probabilities(self, clips)
 
     model = str(json.loads((whole / "scan.json").read_text())["model"]["path"])
@@ -138,14 +139,14 @@ def test_a_scan_that_was_killed_goes_on_to_the_same_result(
         patch.setattr(Classifier, "probabilities", counting)
         assert scan(footage, "--out", killed, *GRID, *regions)[0] == 0
     assert results(killed) == results(whole)
-    assert [*batches, *done] == [4, 4, 4, 4, 4, 4, 2]  # nothing twice, and batches run on across files
+    assert [*scored, *done] == [4, 4, 4, 4, 4, 4, 2]  # nothing twice, and batches run on across files
 
 
 def test_a_finished_scan_gets_another_threshold_without_being_read_again(
     footage: Path, tmp_path: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert scan(footage, "--out", tmp_path / "scan", *GRID, "--threshold", 0.5)[0] == 0
-    monkeypatch.setattr(scanner, "Sampler", None)
+    monkeypatch.setattr(batches, "Sampler", None)
     code, out, _ = scan(footage, "--out", tmp_path / "scan", *GRID, "--threshold", 1)
     assert code == 0
     assert "0 incidents" in out

@@ -1,74 +1,42 @@
-"""Footage to windows to scores: decoding and the network at the same time, resumable, the same whatever happens."""
+"""A scan: planned, carried out in one process or several, resumable, the same whatever happens."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import numpy as np
-import torch
+from typing import Any, Literal
 
 from tillwatch.clip_spec import ClipSpec
 from tillwatch.config import ScanConfig
 from tillwatch.data.playback import header_seconds
 from tillwatch.data.recordings import recorded
+from tillwatch.detection.batches import (
+    BATCH_SIZE,
+    SHARE_SIZE,
+    Ended,
+    LeftOut,
+    Scored,
+    Way,
+    Work,
+    score_shares,
+    shares_of,
+)
 from tillwatch.detection.cameras import WHOLE, Regions, Source, find_sources, parse_regions, read_cameras
-from tillwatch.detection.gate import is_still
 from tillwatch.detection.incidents import Incident, Rule
 from tillwatch.detection.journal import JOURNAL, Journal
-from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, WindowScore, write_scan
-from tillwatch.detection.sampling import Sampler, WindowFrames
+from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, write_scan
 from tillwatch.detection.timeline import TIMELINE_HTML, write_timeline
 from tillwatch.detection.windows import Grid, seconds_exactly
-from tillwatch.errors import ConfigError, DataError, ModelError, RunError, one_line
+from tillwatch.detection.workers import score_in_processes
+from tillwatch.errors import ConfigError, DataError, RunError, one_line
 from tillwatch.models.saved import Classifier, load_model
 
-#: Windows in one forward pass. Part of what a scan is: scores differ in their last digits with the batch.
-BATCH_SIZE = 8
-
-_DECIMALS = 8  # of probabilities, in every file
-_GATED_AT_ONCE = 64  # windows gated in a row that are noted together
-_AHEAD = 2 * BATCH_SIZE  # windows that wait for the network: some 30 MB
 _FAR_OUTSIDE = 2.0  # times shorter or longer than any training clip
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """A file was read to its end."""
-
-    file: int
-    seconds: float
-    gaps: int
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _LeftOut:
-    """A file cannot be scanned."""
-
-    file: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class _Gated:
-    """A window in which nothing moves; its frames are let go."""
-
-    file: int
-    score: WindowScore
-
-
-_Read = tuple[int, WindowFrames] | _Gated | _Ended | _LeftOut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,22 +60,26 @@ class Plan:
 
     Attributes:
         classifier: the model.
+        load: reads it again, in another process.
         model: the path that it was read from.
         sources: what to scan, in order.
         grid: where windows lie.
         rule: what makes an incident.
         rule_source: where its threshold comes from, in words.
         gate: "auto" skips windows in which nothing moves, "off" scores all.
+        workers: processes that files are divided over.
         notes: sentences a user should read.
     """
 
     classifier: Classifier
+    load: Callable[[], Classifier]
     model: str
     sources: Sequence[Source]
     grid: Grid
     rule: Rule
     rule_source: str
     gate: Literal["auto", "off"] = "off"
+    workers: int = 1
     notes: Sequence[str] = ()
 
 
@@ -129,7 +101,8 @@ def plan_scan(run: Path, videos: Sequence[Path], config: ScanConfig, threshold: 
     cameras = [] if config.cameras is None else read_cameras(config.cameras)
     if run.is_file():
         raise RunError(f"{run} is a file; give the run folder.")
-    classifier = load_model(run, device=config.device)
+    load = partial(load_model, run, device=config.device)
+    classifier = load()
     spec, point = classifier.spec, classifier.operating_point
     grid = choose_grid(spec, config.window, config.stride)
     rule = Rule(
@@ -143,12 +116,14 @@ def plan_scan(run: Path, videos: Sequence[Path], config: ScanConfig, threshold: 
     notes = [] if (note := length_note(spec, grid.length)) is None else [note]
     return Plan(
         classifier=classifier,
+        load=load,
         model=str(run),
         sources=find_sources(videos, regions or default, cameras),
         grid=grid,
         rule=rule,
         rule_source=f"{point.source} ({point.unit}s)" if threshold is None else "given as --threshold",
         gate=config.gate,
+        workers=config.workers,
         notes=notes,
     )
 
@@ -186,7 +161,8 @@ def scan(
     """Scores every window of recordings and writes what was found.
 
     What is done stands in ``out/journal.jsonl``; started again, a scan that was killed goes on behind it. Batches are
-    of windows in the order of files, times and regions, across files, and so are the same however often it is killed.
+    of windows in the order of files, times and regions, across the files of a share, and so are the same however often
+    it is killed and whichever process takes the share.
     A finished scan is not read again: another rule alone costs seconds.
 
     Args:
@@ -198,7 +174,7 @@ def scan(
     Raises:
         RunError: if ``out`` holds something else, or cannot be written.
         DataError: if no file can be scanned; the reasons stand in it.
-        ModelError: if the scores are not finite.
+        ModelError: if the scores are not finite, or the model has changed meanwhile.
     """
     listener = listener or Listener()
     _claim(out, overwrite)
@@ -222,137 +198,41 @@ def scan(
 
 
 def _score_windows(plan: Plan, journal: Journal, listener: Listener) -> None:
-    sources = plan.sources
-    before = list(accumulate((header_seconds(source.path) for source in sources), initial=0.0))
-    total = before[-1]
-    batch: list[tuple[int, WindowFrames]] = []
-    seen: list[_Gated | None] = []  # the windows of the batch, None for each, with those gated among them
-    waiting: list[_Ended | _LeftOut] = []  # a file has ended only once all its windows are scored
-
-    def work_off() -> None:
-        # A line of the journal ends where no window waits for the network: started again, the batches are the same.
-        if seen:
-            scores = iter(_scores(plan.classifier, batch) if batch else [])
-            rows = [next(scores) if one is None else (one.file, one.score) for one in seen]
-            journal.scored(rows)
-            file, last = rows[-1]
-            listener.progress(min(total, before[file] + last.end_s), total)
-            batch.clear()
-            seen.clear()
-        for end in waiting:
-            _note_end(end, sources, journal, listener)
-        waiting.clear()
-
-    with closing(_read_ahead(_read_all(plan, journal), _AHEAD)) as reading:
-        for read in reading:
-            if isinstance(read, tuple):
-                batch.append(read)
-                seen.append(None)
-                full = len(batch) == BATCH_SIZE
-            elif isinstance(read, _Gated):
-                seen.append(read)
-                full = not batch and len(seen) >= _GATED_AT_ONCE
-            else:
-                waiting.append(read)
-                full = not batch
-            if full:
-                work_off()
-    work_off()
-
-
-def _read_all(plan: Plan, journal: Journal) -> Iterator[_Read]:
-    done = [(progress.finished, len(progress.scores)) for progress in journal.files]  # as it is before anything is read
-    for number, (source, (finished, scored)) in enumerate(zip(plan.sources, done, strict=True)):
-        if finished:
-            continue
-        reading = plan.classifier.spec.reading
-        sampler = Sampler(path=source.path, regions=source.regions, grid=plan.grid, reading=reading)
-        try:
-            for shown in sampler.read(scored):
-                # Of one frame nothing can be told.
-                if plan.gate == "auto" and shown.window.available > 1 and is_still(shown.frames):
-                    yield _Gated(number, _window_score(shown, ()))
-                else:
-                    yield number, shown
-        except DataError as error:
-            yield _LeftOut(number, one_line(error).removeprefix(f"{source.path}: ").rstrip("."))
-        else:
-            yield _Ended(number, sampler.seconds, sampler.gaps, tuple(sampler.notes))
-
-
-def _scores(classifier: Classifier, batch: Sequence[tuple[int, WindowFrames]]) -> list[tuple[int, WindowScore]]:
-    frames = torch.from_numpy(np.stack([shown.frames for _, shown in batch]))
-    place = classifier.transform.place()
-    probabilities = classifier.probabilities(classifier.transform.batch(frames, [place] * len(batch)))
-    if not np.isfinite(probabilities).all():
-        raise ModelError("the scores are not finite; the weights are broken.")
-    return [
-        (file, _window_score(shown, tuple(round(p, _DECIMALS) for p in row.tolist())))
-        for (file, shown), row in zip(batch, probabilities, strict=True)
+    seconds = [header_seconds(source.path) for source in plan.sources]
+    left = [
+        None if progress.finished else Work(file=file, source=source, done=len(progress.scores))
+        for file, (source, progress) in enumerate(zip(plan.sources, journal.files, strict=True))
     ]
-
-
-def _window_score(shown: WindowFrames, probabilities: tuple[float, ...]) -> WindowScore:
-    return WindowScore(
-        region=shown.region,
-        number=shown.window.number,
-        start_s=round(float(shown.window.start), 6),
-        end_s=round(float(shown.window.end), 6),
-        frames=shown.window.available,
-        probabilities=probabilities,
-    )
-
-
-def _note_end(end: _Ended | _LeftOut, sources: Sequence[Source], journal: Journal, listener: Listener) -> None:
-    file = sources[end.file].file
-    if isinstance(end, _LeftOut):
-        journal.left_out(end.file, end.reason)
-        listener.left_out(file, end.reason)
+    divided = [
+        [work for file in share if (work := left[file]) is not None]
+        for share in shares_of(plan.sources, seconds, plan.grid)
+    ]
+    shares = [share for share in divided if share]
+    way = Way(grid=plan.grid, gate=plan.gate)
+    if plan.workers > 1 and len(shares) > 1:
+        events = score_in_processes(plan.load, plan.classifier.sha256, shares, way, plan.workers)
     else:
-        journal.ended(end.file, end.seconds, end.gaps, end.notes)
-        scores = journal.files[end.file].scores
-        gated = sum(score.gated for score in scores)
-        skipped = [f"{gated} of them skipped because nothing moves in them"] if gated else []
-        listener.ended(file, end.seconds, len(scores), [*skipped, *end.notes])
-
-
-def _read_ahead(items: Iterator[Item], most: int) -> Generator[Item, None, None]:
-    """Runs an iterator in a thread of its own, at most so many items ahead; what it raises is raised here."""
-    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(most)
-    stopped = threading.Event()
-
-    def put(kind: bool, what: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put((kind, what), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def run() -> None:
-        try:
-            for item in items:
-                if not put(True, item):
-                    return
-            put(False, None)
-        except BaseException as error:  # handed to the reader, whatever it is
-            put(False, error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        while True:
-            is_item, what = ready.get()
-            if is_item:
-                yield what
-            elif what is None:
-                return
-            else:
-                raise what
-    finally:
-        stopped.set()
-        thread.join()
+        events = score_shares(plan.classifier, shares, way)
+    reached = [0.0 if work is not None else length for work, length in zip(left, seconds, strict=True)]
+    with closing(events):
+        for event in events:
+            match event:
+                case Scored(rows=rows):
+                    journal.scored(rows)
+                    for file, score in rows:
+                        reached[file] = min(score.end_s, seconds[file])
+                    listener.progress(sum(reached), sum(seconds))
+                case LeftOut(file=file, reason=reason):
+                    journal.left_out(file, reason)
+                    reached[file] = seconds[file]
+                    listener.left_out(plan.sources[file].file, reason)
+                case Ended(file=file):
+                    journal.ended(file, event.seconds, event.gaps, event.notes)
+                    reached[file] = seconds[file]
+                    scores = journal.files[file].scores
+                    gated = sum(score.gated for score in scores)
+                    skipped = [f"{gated} of them skipped because nothing moves in them"] if gated else []
+                    listener.ended(plan.sources[file].file, event.seconds, len(scores), [*skipped, *event.notes])
 
 
 def _claim(out: Path, overwrite: bool) -> None:
@@ -383,7 +263,7 @@ def _head(plan: Plan) -> dict[str, Any]:
     return {
         "model": [classifier.sha256, classifier.temperature, classifier.spec.to_json()],
         "window or stride": [str(grid.length), str(grid.stride)],
-        "batch size": BATCH_SIZE,
+        "batch size": [BATCH_SIZE, SHARE_SIZE],
         "gate": plan.gate,
         "device": classifier.device.type,
         "set of files or regions": files,

@@ -1,0 +1,39 @@
+"""Scans in processes of their own, to be killed, with the tests' tiny network: they start with everything imported."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from conftest import TINY_BACKBONE
+
+from tillwatch.cli import main
+from tillwatch.detection import scanner  # noqa: F401  so that the forkserver has it
+from tillwatch.models.backbones import BACKBONES
+from tillwatch.models.saved import Classifier, load_model
+
+
+def load_tiny(run: Path) -> Classifier:
+    """Reads a run of the tiny network, in a process that does not know it yet."""
+    BACKBONES["tinynet"] = TINY_BACKBONE
+    return load_model(run, device="cpu")
+
+
+def scan(arguments: Sequence[str]) -> None:
+    """The command line, without its output."""
+    BACKBONES["tinynet"] = TINY_BACKBONE
+    sys.stdout = sys.stderr = io.StringIO()
+    main(["scan", *arguments])
+
+
+def start_scan(*arguments: object) -> BaseProcess:
+    """Starts ``tillwatch scan`` in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=scan, args=(list(map(str, arguments)),))
+    process.start()
+    return process
