@@ -89,7 +89,7 @@ def train(
     else:
         job = on_split(prepared, config, log, divide_groups=divide_groups)
     network = _build(config, job, log)
-    config = settle_batches(network, job, config, log)
+    config = settle_batches(job, config, log)
     with hold_run_folder(out, begin=True), devices.interrupts(go_on(out)) as interrupts:
         _write_beginning(out, data, config, job)
         checkpoints = Checkpoints(out, config.checkpoint_minutes, log.note, interrupts, asked=devices.any_signal)
@@ -144,7 +144,7 @@ def resume(
         else:
             job = on_split(prepared, settings, log, divide_groups=divide_groups)
         network = _build(settings, job, log)
-        config = settle_batches(network, job, config, log)
+        config = settle_batches(job, config, log)
         settings = replace(settings, batch_size=config.batch_size, accumulate=config.accumulate)
         _write_beginning(run, data, config, job)
         _learn(network, job, settings, run, checkpoints, log, devices)
