@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TinyNet
+from conftest import TINY_BACKBONE
 from torch import nn
 from training.broken_off import run_apart
 
@@ -75,30 +75,29 @@ def test_a_line_says_how_many_fit() -> None:
 
 
 def test_the_estimate_is_what_is_kept_and_changes_nothing() -> None:
-    network = TinyNet()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.get_rng_state()
     size = StepSize(shape=(3, 4, 24, 24), device="cpu", precision="fp32")
-    line = estimate(network, size)
+    line = estimate("tinynet", size)
+    network = build_model("tinynet", weights=None)
     assert line.fixed == 3 * 4 * sum(parameter.numel() for parameter in network.parameters())
     # By hand, in floats: the clip; the first convolution's output and what follows it; of 4 frames, then of 2.
     clip, first, second = 3 * 4 * 24 * 24, 8 * 4 * 10 * 10, 8 * 2 * 10 * 10
     assert 4 * (clip + 2 * first + second) <= line.per_clip <= 4 * (clip + 4 * first + 3 * second)
-    half = estimate(network, StepSize(shape=(3, 4, 24, 24), device="cpu", precision="bf16"))
+    state = torch.get_rng_state()
+    half = estimate("tinynet", StepSize(shape=(3, 4, 24, 24), device="cpu", precision="bf16"))
     assert half.per_clip == pytest.approx(line.per_clip / 2, rel=0.05)
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(network.state_dict()[name], before[name]) for name in before)
 
 
 def refused_memory() -> None:
     """Tries steps in a process that may have one gigabyte more than it has."""
     size = StepSize(shape=(3, 16, 256, 256), device="cpu", precision="fp32")
-    network = TinyNet()
+    BACKBONES["tinynet"] = TINY_BACKBONE
     has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (has + 10**9, has + 10**9))
     assert free_bytes() <= 10**9  # type: ignore[operator]
-    assert not fits(network, size, 128)  # their frames alone are 1.6 GB
-    assert fits(network, size, 1)
+    assert not fits("tinynet", size, 128)  # their frames alone are 1.6 GB
+    assert fits("tinynet", size, 1)
 
 
 def test_memory_that_is_really_refused_is_noticed() -> None:
@@ -109,7 +108,7 @@ def test_memory_that_is_really_refused_is_noticed() -> None:
 def test_a_steps_peak_is_measured_in_a_process_of_its_own() -> None:
     size = StepSize(shape=(3, 8, 56, 56), device="cpu", precision="fp32")
     line = measure("r2plus1d_18", size)
-    least = estimate(build_model("r2plus1d_18", weights=None), size)
+    least = estimate("r2plus1d_18", size)
     assert line is not None
     assert 0.8 * least.at(2) < line.at(2) < 4 * least.at(2)
 

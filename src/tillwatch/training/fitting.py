@@ -14,7 +14,7 @@ from torch import nn
 
 from tillwatch.config import TrainConfig
 from tillwatch.errors import ConfigError, RunError
-from tillwatch.models.motion import MotionNetwork
+from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.training.memory import Line, StepSize, estimate, fits, free_bytes, is_out_of_memory, measure
 from tillwatch.training.prepare import Job
 from tillwatch.training.run_folder import go_on
@@ -30,11 +30,10 @@ _CPU_SHARE = 0.8  # of what is free; the rest is for loading, and for others
 _LOOK_FROM = 0.3
 
 
-def settle_batches(network: nn.Module, job: Job, config: TrainConfig, log: RunLog) -> TrainConfig:
+def settle_batches(job: Job, config: TrainConfig, log: RunLog) -> TrainConfig:
     """Settles ``batch_size`` and ``accumulate`` where they are "auto", and sees to it that each device has clips.
 
     Args:
-        network: what learns; it is left alone.
         job: clips, device, precision.
         config: settings, with the devices that there are.
         log: gets what came out.
@@ -45,11 +44,11 @@ def settle_batches(network: nn.Module, job: Job, config: TrainConfig, log: RunLo
     Raises:
         ConfigError: if there are fewer clips than parts of a step, or a step does not fit in memory.
     """
-    if isinstance(network, MotionNetwork):
+    if job.spec.arch == MOTION:
         return config
     world, draws = config.devices * config.num_nodes, len(job.side("train"))
     if config.freeze != "backbone":
-        room = _Room(network, job, config)
+        room = _Room(job, config)
         if config.batch_size == "auto":
             config = _with_batch(room, config, world, draws, log)
         elif config.accumulate == "auto":
@@ -86,9 +85,8 @@ def _say(config: TrainConfig, job: Job, step: int, world: int, draws: int, log: 
 class _Room:
     """What fits in memory, on one device."""
 
-    def __init__(self, network: nn.Module, job: Job, config: TrainConfig) -> None:
+    def __init__(self, job: Job, config: TrainConfig) -> None:
         prep = job.spec.preprocessing
-        self.network = network
         self.arch = job.spec.arch
         self.size = StepSize(
             shape=(3, job.spec.num_frames, *prep.crop),
@@ -113,7 +111,7 @@ class _Room:
     def most(self, candidates: list[int]) -> int | None:
         """Returns the first of the candidates, the largest first, that fits; None if none does."""
         if self.size.device == "cuda":
-            return next((clips for clips in candidates if fits(self.network, self.size, clips)), None)
+            return next((clips for clips in candidates if fits(self.arch, self.size, clips)), None)
         line, free = self.measured(), self.free()
         if line is None or free is None:
             raise ConfigError("what fits in memory can be measured on GPUs and on Linux alone; give a number for auto.")
@@ -168,7 +166,7 @@ def _check(room: _Room, config: TrainConfig, world: int, draws: int) -> None:
         return
     own = -(-min(config.step_clips, draws) // world)
     at_once = -(-own // config.parts)
-    if estimate(room.network, room.size).at(at_once) <= _LOOK_FROM * free:
+    if estimate(room.arch, room.size).at(at_once) <= _LOOK_FROM * free:
         return
     line = room.measured()
     if line is None or line.at(at_once) <= free:
@@ -194,14 +192,14 @@ def suggesting(network: nn.Module, job: Job, config: TrainConfig, out: Path) -> 
         yield
         return
     except (MemoryError, RuntimeError) as error:
-        if isinstance(network, MotionNetwork) or config.freeze == "backbone" or not is_out_of_memory(error):
+        if job.spec.arch == MOTION or config.freeze == "backbone" or not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)  # they hold what is to be tried again with less
     network.to("cpu")
     at_once, world = config.clips_at_once, config.devices * config.num_nodes
-    room = _Room(network, job, config)
+    room = _Room(job, config)
     tried = [clips for clips in (at_once // 2**n for n in range(1, 17)) if clips]
-    fit = next((c for c in tried if world > 1 or fits(network, room.size, c)), None)
+    fit = next((c for c in tried if world > 1 or fits(room.arch, room.size, c)), None)
     device = "this GPU's memory" if job.device == "cuda" else "the memory that this process may have"
     refused = f"{at_once} clips at once do not fit in {device}"
     if fit is None:

@@ -90,7 +90,7 @@ def train(
     else:
         job = on_split(prepared, config, log, divide_groups=divide_groups)
     network = _build(config, job, log)
-    config = settle_batches(network, job, config, log)
+    config = settle_batches(job, config, log)
     with hold_run_folder(out, begin=True), devices.interrupts(go_on(out)) as interrupts, Tracking(log) as tracking:
         _write_beginning(out, data, config, job)
         tracking.begin(out, resolved(config, job))
@@ -146,7 +146,7 @@ def resume(
         else:
             job = on_split(prepared, settings, log, divide_groups=divide_groups)
         network = _build(settings, job, log)
-        config = settle_batches(network, job, config, log)
+        config = settle_batches(job, config, log)
         settings = replace(settings, batch_size=config.batch_size, accumulate=config.accumulate)
         _write_beginning(run, data, config, job)
         tracking.begin(run, resolved(config, job))
@@ -222,8 +222,7 @@ def learn_apart(job: Job, config: TrainConfig, folder: Path, checkpoints: Checkp
     """
     alone = Devices()
     config = alone.settled(config)
-    network = _build(config, job, log)
-    _learn(network, job, settle_batches(network, job, config, log), folder, checkpoints, log, alone)
+    _learn(_build(config, job, log), job, settle_batches(job, config, log), folder, checkpoints, log, alone)
 
 
 def _build(config: TrainConfig, job: Job, log: RunLog) -> nn.Module:

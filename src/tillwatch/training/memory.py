@@ -6,7 +6,6 @@ likes; so what a step takes there is measured on one clip and on two, and compar
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import signal
@@ -117,17 +116,18 @@ def _of_process() -> int | None:
         return None
 
 
-def estimate(network: nn.Module, size: StepSize) -> Line:
+def estimate(arch: str, size: StepSize) -> Line:
     """Returns what a step takes at the least, without computing anything: gradients, Adam's moments, activations kept.
 
     What operations need in passing comes on top; what is computed again on the way back instead of kept counts as kept.
 
     Args:
-        network: what learns; it is left alone.
+        arch: of the network.
         size: of a clip.
     """
     with torch.random.fork_rng(), torch.device("meta"):
-        shadow = lay_out(copy.deepcopy(network).to("meta"), size.device).train()
+        shadow = lay_out(build_model(arch, weights=None), size.device).train()
+        learning = _of_learning(shadow)
         dtype = torch.float32 if size.precision == "fp32" else torch.bfloat16
         shadow.to(dtype)
         weights = {_storage(parameter) for parameter in shadow.parameters()}
@@ -141,7 +141,7 @@ def estimate(network: nn.Module, size: StepSize) -> Line:
         clips = torch.empty(1, *size.shape, dtype=dtype).to(memory_format=torch.channels_last_3d)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
             shadow(clips)
-    return Line(_of_learning(network), sum(value.untyped_storage().nbytes() for value in kept.values()))
+    return Line(learning, sum(value.untyped_storage().nbytes() for value in kept.values()))
 
 
 def _storage(value: torch.Tensor) -> int:
@@ -182,8 +182,7 @@ def _measure_here(arch: str, size: StepSize) -> None:
     """Prints the peak of a step on one clip, then of a step on two."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    network = build_model(arch, weights=None)
-    step, learning = _stepper(network, size), _of_learning(network)
+    step, learning = _stepper(arch, size), estimate(arch, size).fixed
     before = _resident("VmRSS")
     for clips in (1, 2):
         _CLEAR.write_text("5")  # the peak is counted from here on
@@ -202,11 +201,11 @@ def _resident(name: str) -> int:
     return int(lines[name].split()[0]) * 1024
 
 
-def fits(network: nn.Module, size: StepSize, clips: int) -> bool:
+def fits(arch: str, size: StepSize, clips: int) -> bool:
     """Tries a step and tells whether it fits: on a GPU with some room to spare; on a CPU, whether memory was refused.
 
     Args:
-        network: what learns; it is left alone.
+        arch: of the network.
         size: of a clip.
         clips: at once.
     """
@@ -216,7 +215,7 @@ def fits(network: nn.Module, size: StepSize, clips: int) -> bool:
         torch.cuda.reset_peak_memory_stats()
         free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
     try:
-        step = _stepper(network, size)
+        step = _stepper(arch, size)
         for _ in range(2):  # from the first on, Adam has its moments
             step(clips)
         return not on_gpu or torch.cuda.max_memory_reserved() <= _GPU_SHARE * free
@@ -236,9 +235,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _stepper(network: nn.Module, size: StepSize) -> Callable[[int], None]:
-    """Returns a function that trains a copy of a network one step on so many black clips."""
-    learner = copy.deepcopy(network).train()
+def _stepper(arch: str, size: StepSize) -> Callable[[int], None]:
+    """Returns a function that trains a network of its own one step on so many black clips."""
+    with torch.random.fork_rng():
+        learner = build_model(arch, weights=None)
     if size.recomputed:
         recompute_activations(learner)
     fabric, model, optimizer = set_up(learner, size.device, size.precision, lr=1e-6)
