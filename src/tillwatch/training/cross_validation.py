@@ -54,7 +54,7 @@ LEAKS = (
 )
 
 # What does not change the figures may differ when a cross-validation goes on.
-_FREE = ("out", "overwrite", "workers", "cache", "cache_folder", "checkpoint_minutes", "final")
+_FREE = ("out", "overwrite", "workers", "cache", "cache_folder", "checkpoint_minutes", "log", "final")
 
 
 @dataclass(frozen=True, kw_only=True)
