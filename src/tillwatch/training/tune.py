@@ -377,9 +377,9 @@ def _is_held(path: Path) -> bool:
 
 
 def _let_go(path: Path) -> None:
-    path.unlink(missing_ok=True)
     if (descriptor := _held.pop(path, None)) is not None:
         os.close(descriptor)
+    path.unlink(missing_ok=True)
 
 
 def _let_all_go() -> None:
