@@ -148,9 +148,19 @@ def _quantized(
     """Quantises a model of OpenVINO or ONNX; ``feed`` turns a clip into what its engine is given."""
     with _no_telemetry():
         import nncf
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     dataset = nncf.Dataset(calibration, lambda clip: feed(prepare(clip)))
-    return nncf.quantize(model, dataset, subset_size=len(calibration))
+    # Ranges that hold all that was seen: NNCF's own, means over clips, cut off what few clips show, as an event.
+    ranges = AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
+    return nncf.quantize(
+        model,
+        dataset,
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(calibration),
+        advanced_parameters=ranges,
+    )
 
 
 @contextmanager
