@@ -20,6 +20,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NoReturn
 
+import engines
 import gating
 import gpu
 import gpu_resume
@@ -72,7 +73,7 @@ def frames_of(videos: Path | None, results: Path) -> Path:
     return rendered
 
 
-def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list[Part]:
+def parts(frames: Path, videos: Path | None, results: Path, quick: bool, crossval: Path | None = None) -> list[Part]:
     """Returns the measurements: what is timed first, while the machine is as it was found, and the long one last."""
     quality_csv = results / "seeds.csv"
     return [
@@ -82,6 +83,7 @@ def parts(frames: Path, videos: Path | None, results: Path, quick: bool) -> list
         ("probe", lambda: probe_speed.rows(frames, quick)),
         ("memory", lambda: memory.rows(frames, quick)),
         ("store", lambda: store_faults.rows(quick)),
+        ("engines", lambda: engines.rows(crossval, quick)),
         ("gpu", gpu.rows),
         ("gpu resume", gpu_resume.rows),
         ("scan", lambda: scan.rows(videos, results, quick)),
@@ -95,6 +97,7 @@ def main() -> None:
     """Measures everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path)
+    parser.add_argument("--crossval", type=Path, help="folds of a network, for what int8 costs on clips held out")
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", help="some of the parts, by name")
@@ -111,7 +114,7 @@ def main() -> None:
     frames = frames_of(videos, results)
     print(f"[frames: {time.perf_counter() - started:.0f} s]", file=sys.stderr, flush=True)
     table: list[Row] = []
-    for name, measure in parts(frames, videos, results, options.quick):
+    for name, measure in parts(frames, videos, results, options.quick, options.crossval):
         if options.only and name not in options.only:
             continue
         started = time.perf_counter()

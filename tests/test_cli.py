@@ -790,3 +790,31 @@ def test_crossval_prints_a_table_and_labels_ranks_its_clips(
 
 
 FIGURES = ("accuracy", "balanced_accuracy", "event_auroc")
+
+
+# Other engines
+
+
+def test_an_exported_folder_is_a_model_like_any_other(
+    tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run, refused: Run
+) -> None:
+    pytest.importorskip("openvino", reason="the extra export is not installed")
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
+    data, run = tiny_run
+    model = tmp_path / "model"
+    done = run_cli("export", run, "--to", "openvino", "--out", model, "--workers", 0)
+    assert done.code == 0, done
+    assert "against torch on" in done.out
+    clip = data / "theft" / "day0_0"
+    scores = [
+        json.loads(run_cli("predict", folder, "--json", clip).out)[0]["event_probability"] for folder in (run, model)
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    assert run_cli("evaluate", model, "--workers", 0).code == 0
+    written = json.loads((model / "evaluations/test-openvino-fp32/evaluation.json").read_text(encoding="utf-8"))
+    assert (written["engine"], written["precision"]) == ("openvino", "fp32")
+    assert "holds no torch" in refused("predict", model, clip, "--engine", "torch").err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    assert "holds no model" in refused("export", run, "--to", "openvino", "--out", tmp_path / "other").err
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["file"]

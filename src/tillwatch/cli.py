@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tillwatch.detection.results import Recording, Scan
     from tillwatch.detection.scanner import Plan
     from tillwatch.evaluation.evaluate import Evaluation
-    from tillwatch.models.saved import Prediction
+    from tillwatch.models.saved import Classifier, Prediction
     from tillwatch.training.runlog import RunLog
 
 app = App(
@@ -51,6 +51,11 @@ app = App(
 
 _LONGEST_LINE = 3000  # characters of an error
 
+Engine = Annotated[
+    Literal["auto", "torch", "openvino", "onnx"] | None,
+    Parameter(help="What scores: auto takes the fastest that is held; torch, or the nearest to it, unless given."),
+]
+Precision = Annotated[Literal["fp32", "int8"] | None, Parameter(help="Of the engine; fp32 where it is held.")]
 Workers = Annotated[int | None, Parameter(help="Processes; one per core but one, at most 4, unless given.")]
 
 
@@ -320,6 +325,8 @@ def evaluate(
     split: Literal["test", "validation", "train", "all"] | None = None,
     batch_size: Whole = 4,
     workers: Workers = None,
+    engine: Engine = None,
+    precision: Precision = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Measure a run's model on its own clips or on others.
@@ -339,7 +346,8 @@ def evaluate(
     _at_least_one("--batch-size", batch_size)
     if run.is_file():
         raise RunError(f"{run} is a file; give the run folder.")
-    classifier = load_model(run, device=device)
+    classifier = load_model(run, device=device, engine=engine, precision=precision)
+    _say_engine(classifier)
     with RunLog().progress("evaluating") as on_batch:
         evaluation = evaluate_run(
             run, classifier, data, split, batch_size=batch_size, workers=_workers(workers), on_batch=on_batch
@@ -443,6 +451,42 @@ def runs(
         print(f"table and plot are in {html}")
 
 
+@app.command
+def export(
+    run: Path,
+    *,
+    to: Literal["onnx", "openvino"],
+    int8: Annotated[bool, Parameter(negative=())] = False,
+    out: Path | None = None,
+    force: Annotated[bool, Parameter(negative=())] = False,
+    workers: Workers = None,
+) -> None:
+    """Export a run's model to another engine, hold it against torch on the validation clips, and say how it differs.
+
+    An export that differs by more than it may is refused: nothing is written.
+
+    Args:
+        run: the run folder.
+        to: the engine.
+        int8: weights and activations of eight bits, calibrated on the run's training clips.
+        out: model folder that the export goes into; the run folder unless given.
+        force: write it all the same; scan's auto never takes it.
+    """
+    from tillwatch.evaluation.exporting import export_run
+    from tillwatch.training.runlog import RunLog
+
+    log = RunLog()
+    with log.progress("comparing with torch") as on_clip:
+        done = export_run(run, to, int8=int8, out=out, force=force, workers=_workers(workers), on_clip=on_clip)
+    for note in done.notes:
+        log.note(note)
+    for line in done.differences.lines():
+        print(line)
+    if not done.differences.passed:
+        _warn(f"{done.held.name} differs from torch by more than it may; it was written because of --force.")
+    print(f"{done.held.name}, {done.megabytes:.1f} MB, is in {done.folder}; its model.json says how it differs")
+
+
 @app.command(usage="Usage: tillwatch predict [OPTIONS] MODEL PATH...")
 def predict(
     model: Path,
@@ -457,6 +501,8 @@ def predict(
     resize: MaybeWhole = None,
     crop: MaybeWhole = None,
     normalize: bool = True,
+    engine: Engine = None,
+    precision: Precision = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Score clips: videos, frame folders, or folders of them.
@@ -491,7 +537,8 @@ def predict(
         crop=crop,
         normalize=normalize,
     )
-    classifier = load_model(model, told=told, device=device)
+    classifier = load_model(model, told=told, device=device, engine=engine, precision=precision)
+    _say_engine(classifier)
     for assumption in classifier.assumptions:
         _warn(assumption)
     records: list[dict[str, Any]] = []
@@ -590,6 +637,7 @@ def scan(
     keep = prepare_negatives(negatives, plan.classifier.spec, [source.file for source in plan.sources])
     for note in plan.notes:
         log.note(note)
+    log.say(f"scoring with {plan.classifier.held.name}")
     if threshold is None and plan.classifier.operating_point.unit == "clip":
         log.note(
             f"the threshold {plan.rule.threshold:.4g} was chosen on clips, and is none for incidents: how many false "
@@ -824,6 +872,25 @@ def cache_prune(*, max_size: str, cache_folder: CacheFolder = None) -> None:
 
 
 @app.command
+def doctor(*, arch: str = "r2plus1d_18", num_frames: Whole = 16, crop: Whole = 112) -> None:
+    """Name the devices, decoders and engines that work here, and how fast each engine scores a window.
+
+    Args:
+        arch: the network that speeds are measured with.
+        num_frames: of a window.
+        crop: pixels each way.
+    """
+    from tillwatch.doctor import examine
+    from tillwatch.models.architectures import check_input_size
+
+    _at_least_one("--num-frames", num_frames)
+    _at_least_one("--crop", crop)
+    check_input_size(arch, num_frames, (crop, crop))
+    for finding in examine(arch, num_frames, crop):
+        print(f"{finding.kind:<8} {finding.name:<14} {'yes' if finding.works else 'no':<4} {finding.says}", flush=True)
+
+
+@app.command
 def demo(
     *,
     out: Path = Path("tillwatch-demo"),
@@ -952,6 +1019,14 @@ app.config = (_apply_config_file,)
 
 #: Whether this process was started to run the command line, so that more like it can be.
 _is_whole_command = False
+
+
+def _say_engine(classifier: Classifier) -> None:
+    """Says what a user who named no engine would not expect."""
+    for note in classifier.notes:
+        _warn(note)
+    if classifier.held.precision != "fp32":
+        _warn(f"these scores are those of {classifier.held.name}, not of the network in fp32.")
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:

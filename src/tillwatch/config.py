@@ -286,6 +286,8 @@ class ScanConfig:
         min_seconds: incidents that are shorter are dropped.
         merge_gap: incidents at most so many seconds apart are one; a window unless given.
         gate: auto skips windows in which nothing moves, without asking the model; what that costs must be measured.
+        engine: what scores; auto takes the fastest that the model folder holds, int8 only if it passed its check.
+        precision: fp32 or int8; the fastest of the engine unless given.
         device: auto takes a GPU where there is one.
         workers: processes that scan files side by side; they share the cores, and the result is the same.
         overwrite: replace another scan in the folder.
@@ -300,6 +302,8 @@ class ScanConfig:
     min_seconds: float = 0.0
     merge_gap: float | None = None
     gate: Literal["auto", "off"] = "off"
+    engine: Literal["auto", "torch", "openvino", "onnx"] = "auto"
+    precision: Literal["fp32", "int8"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Whole = 1
     overwrite: Annotated[bool, Parameter(negative=())] = False

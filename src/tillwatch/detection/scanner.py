@@ -101,7 +101,9 @@ def plan_scan(run: Path, videos: Sequence[Path], config: ScanConfig, threshold: 
     cameras = [] if config.cameras is None else read_cameras(config.cameras)
     if run.is_file():
         raise RunError(f"{run} is a file; give the run folder.")
-    load = partial(load_model, run, device=config.device)
+    load = partial(
+        load_model, run, device=config.device, engine=config.engine, precision=config.precision, fastest=True
+    )
     classifier = load()
     spec, point = classifier.spec, classifier.operating_point
     grid = choose_grid(spec, config.window, config.stride)
@@ -113,7 +115,7 @@ def plan_scan(run: Path, videos: Sequence[Path], config: ScanConfig, threshold: 
         merge_gap=float(grid.length) if config.merge_gap is None else config.merge_gap,
     )
     default: Regions = {WHOLE: None} if spec.roi is None else {"trained": spec.roi}
-    notes = [] if (note := length_note(spec, grid.length)) is None else [note]
+    notes = [*classifier.notes, *([] if (note := length_note(spec, grid.length)) is None else [note])]
     return Plan(
         classifier=classifier,
         load=load,
@@ -266,6 +268,7 @@ def _head(plan: Plan) -> dict[str, Any]:
         "batch size": [BATCH_SIZE, SHARE_SIZE],
         "gate": plan.gate,
         "device": classifier.device.type,
+        "engine": [classifier.held.name, dict(classifier.held.files)],
         "set of files or regions": files,
     }
 
@@ -291,7 +294,12 @@ def _scan_of(plan: Plan, journal: Journal) -> Scan:
         )
     spec = plan.classifier.spec
     return Scan(
-        model={"path": plan.model, "arch": spec.arch, "sha256": plan.classifier.sha256},
+        model={
+            "path": plan.model,
+            "arch": spec.arch,
+            "sha256": plan.classifier.sha256,
+            "engine": plan.classifier.held.name,
+        },
         classes=spec.classes,
         event=spec.event,
         window_s=float(plan.grid.length),

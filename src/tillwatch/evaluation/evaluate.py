@@ -157,7 +157,8 @@ def write_evaluation(
         "classification_report": metrics.report,
         "skipped": [{"path": skip.name, "reason": skip.reason} for skip in scores.skipped],
         "model_sha256": classifier.sha256,
-        "precision": "fp32",
+        "engine": classifier.held.engine,
+        "precision": classifier.held.precision,
     }
     # A model evaluated on what it was trained on claims nothing of others.
     if split in ("validation", "test") and (claim := read_claim(folder)) is not None:
@@ -239,7 +240,7 @@ def evaluate_run(
     """Evaluates a run's model on its own clips, or on others.
 
     The run's own held-out clips are evaluated into the run folder itself, as at the end of training;
-    other splits and other data into ``evaluations/<name>/`` below it.
+    other splits, other data and other engines than torch into ``evaluations/<name>/`` below it.
 
     Args:
         run: the run folder.
@@ -282,8 +283,11 @@ def evaluate_run(
             )
         split, sides = "all", {clip.name: "all" for clip in clips}
     name = split if own else f"{root.resolve().name}-{split}"
-    # The run's own figures are replaced only by figures of the same clips.
-    folder = run if own and split == reported and not lost else run / "evaluations" / name
+    exported = classifier.held.engine != "torch"
+    if exported:
+        name += f"-{classifier.held.engine}-{classifier.held.precision}"
+    # The run's own figures are replaced only by figures of the same clips by the same engine.
+    folder = run if own and split == reported and not lost and not exported else run / "evaluations" / name
     footage = Footage(normal_hours=config.get("normal_hours") if own else None, prevalence=config.get("prevalence"))
     try:
         return evaluate_split(
@@ -301,6 +305,23 @@ def evaluate_run(
         )
     except OSError as error:
         raise RunError(f"{folder} cannot be written ({reason_of(error)}).") from None
+
+
+def clips_of_run(run: Path, spec: ClipSpec, side: str) -> list[Clip]:
+    """Returns the clips of one side of a run's split that can still be read, where the run found them.
+
+    Raises:
+        RunError: if the run folder does not tell, or none is there any more.
+    """
+    sides, _ = _read_sides(run)
+    if side not in sides.values():
+        return []
+    root = Path(_config_of(run)["data"])
+    clips, _, _ = _clips_below(root, spec)
+    found = [clip for clip in clips if sides.get(clip.name) == side]
+    if not found:
+        raise RunError(f"none of the run's {side} clips is in {root} any more.")
+    return found
 
 
 def normal_hours(

@@ -18,12 +18,14 @@ from tillwatch.data.dataset import read_clip
 from tillwatch.errors import ClipError, one_line
 from tillwatch.evaluation.evaluated import Evaluated
 from tillwatch.models.backbones import BACKBONES
+from tillwatch.models.engines import ExportedNetwork
 from tillwatch.models.saved import Classifier, transform_of, true_fp32
 
 MISTAKES, HITS = 4, 3
 FRAMES, HEIGHT = 6, 112
 
 NO_CAPTUM = "Where the network looked is not shown: that needs Captum (pip install 'tillwatch[explain]')."
+NOT_TORCH = "Where the network looked is not shown: its export does not tell; tillwatch report on the run does."
 NOT_CONVOLUTIONAL = "Where the model looked is not shown: Grad-CAM is for convolutional networks."
 
 
@@ -136,6 +138,8 @@ def _heat(classifier: Classifier, clip: Clip, predicted: str) -> tuple[NDArray[n
     """
     known = BACKBONES.get(classifier.spec.arch)
     network = getattr(classifier, "network", None)
+    if isinstance(network, ExportedNetwork):
+        return None, NOT_TORCH
     if known is None or known.last_map is None or not isinstance(network, torch.nn.Module):
         return None, NOT_CONVOLUTIONAL
     try:

@@ -69,6 +69,18 @@ def fold(network: nn.Module) -> nn.Module:
     return network
 
 
+def unfold(network: nn.Module) -> nn.Module:
+    """Undoes :func:`fold`, in place.
+
+    Returns:
+        The same network.
+    """
+    for module in network.modules():
+        if type(module) in (SpatialConv3d, TemporalConv3d):
+            module.__class__ = nn.Conv3d
+    return network
+
+
 def is_folded_whole(network: nn.Module) -> bool:
     """Whether no three-dimensional convolution is left in a network."""
     return not any(

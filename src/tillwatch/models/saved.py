@@ -36,6 +36,7 @@ from tillwatch.errors import ClipError, ConfigError, ModelError, one_line
 from tillwatch.files import sha256_of, write_json
 from tillwatch.models.architectures import check_input_size, model_file, packages, read_network, write_network
 from tillwatch.models.backbones import backbone
+from tillwatch.models.engines import TORCH, Held, choose_engine, exports_of, read_export
 from tillwatch.models.precision import lay_out
 
 FORMAT = 1
@@ -92,8 +93,10 @@ class Classifier:
         spec: the contract.
         temperature: logits are divided by it.
         operating_point: in force for ``is_event``.
-        sha256: of model.pth or model.skops; empty for a bare .pth.
+        sha256: of model.pth or model.skops, also where an export of it scores; empty for a bare .pth.
         assumptions: what a bare .pth left to be guessed, in sentences.
+        held: the engine and precision that scores come from, and an export's files.
+        notes: which engines had to be passed over and why, in sentences.
     """
 
     def __init__(
@@ -106,6 +109,8 @@ class Classifier:
         sha256: str = "",
         assumptions: Sequence[str] = (),
         device: str | torch.device = "cpu",
+        held: Held = TORCH,
+        notes: Sequence[str] = (),
     ) -> None:
         self.device = torch.device(device)
         self.network = lay_out(network.to(self.device), self.device.type).eval()
@@ -114,10 +119,12 @@ class Classifier:
         self.operating_point = operating_point or OperatingPoint()
         self.sha256 = sha256
         self.assumptions = tuple(assumptions)
+        self.held = held
+        self.notes = tuple(notes)
         self.transform = transform_of(spec.preprocessing)
 
     def probabilities(self, clips: torch.Tensor) -> NDArray[np.float64]:
-        """Scores transformed clips in fp32.
+        """Scores transformed clips: in fp32, unless :attr:`held` is an export to int8.
 
         Args:
             clips: float32 ``(B, C, T, H, W)``, as :attr:`transform` returns them.
@@ -215,7 +222,21 @@ def write_operating_point(folder: Path, point: OperatingPoint) -> None:
     Raises:
         ModelError: if the folder holds no model.json that can be read.
     """
-    write_json(folder / "model.json", {**_read_record(folder), "operating_point": asdict(point)})
+    write_json(folder / "model.json", {**read_record(folder), "operating_point": asdict(point)})
+
+
+def write_export(folder: Path, export: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Names an export in a folder's model.json, in place of an older one of the same engine and precision.
+
+    Args:
+        folder: of the export's files; perhaps without a model.json as yet.
+        export: engine, precision, files (SHA-256 by path below the folder), of (SHA-256 of what was exported), check
+            and versions.
+        record: model.json of the model that was exported.
+    """
+    known = read_record(folder).get("exports", {}) if (folder / "model.json").is_file() else {}
+    exports = {**known, f"{export['engine']}-{export['precision']}": dict(export)}
+    write_json(folder / "model.json", {**record, "exports": exports})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,38 +267,60 @@ class Told:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
 
 
-def load_model(path: str | Path, *, told: Told | None = None, device: str = "auto") -> Classifier:
+def load_model(
+    path: str | Path,
+    *,
+    told: Told | None = None,
+    device: str = "auto",
+    engine: str | None = None,
+    precision: str | None = None,
+    fastest: bool = False,
+) -> Classifier:
     """Reads a run or model folder, verifying the weights against model.json, or a bare .pth.
 
     Args:
-        path: a folder with model.json and model.pth (or model.skops); or a state dict alone, which says nothing of how
-            it was trained.
+        path: a folder with model.json and model.pth (or model.skops, or exports); or a state dict alone, which says
+            nothing of how it was trained.
         told: what to believe of a bare state dict; the rest is assumed, and all of it listed in
             :attr:`Classifier.assumptions`.
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
+        engine: "auto" for the fastest that the folder holds, int8 only if it passed its check; "torch", "openvino" or
+            "onnx"; None for torch in fp32, or what is nearest to it where the folder holds none.
+        precision: "fp32" or "int8"; None for either.
+        fastest: whether an engine asked for by name takes its fastest precision rather than fp32.
 
     Raises:
         ModelError: if files are missing, damaged or do not fit each other.
-        ConfigError: if a bare .pth comes without network and classes, or a folder comes with them.
+        ConfigError: if a bare .pth comes without network and classes, or a folder comes with them; or if the folder
+            does not hold the engine that was asked for.
     """
     path, told = Path(path), told or Told()
-    device = choose_device(device)
+    asked_device, device = device, choose_device(device)
     if path.is_file():
+        if engine not in (None, "auto", "torch") or precision not in (None, "fp32"):
+            raise ConfigError(f"{path} is a bare .pth, which torch alone scores with, in fp32.")
         return _load_bare(path, told, device)
     if told != Told():
         raise ConfigError(
             f"{path} says itself what it was trained on; --arch, --classes and so on are for a bare .pth."
         )
-    record = _read_record(path)
+    record = read_record(path)
     try:
         spec = ClipSpec.from_json(record)
     except ModelError as error:
         raise ModelError(f"{path}/{error}") from None  # it begins with model.json
     weights = path / model_file(spec.arch)
-    if not weights.is_file():
+    ways = [*([TORCH] if weights.is_file() else []), *exports_of(record, path / "model.json")]
+    if not ways:
         raise ModelError(f"{path} holds no {weights.name}; give a run or model folder.")
-    sha256 = sha256_of(weights)
-    if sha256 != record.get("sha256"):
+    if asked_device == "cuda" and engine in (None, "auto"):
+        engine = "torch"  # the others run on the CPU
+    held, notes = choose_engine(ways, engine, precision, folder=path, fastest=fastest, gpu=device == "cuda")
+    if held.engine != "torch":
+        if asked_device == "cuda":
+            raise ConfigError(f"--device cuda is for torch; {held.engine} runs on the CPU.")
+        device = "cpu"
+    elif sha256_of(weights) != record.get("sha256"):
         raise ModelError(f"{weights} is not the file that model.json describes (its SHA-256 differs).")
     try:
         temperature = float(record["temperature"])
@@ -291,19 +334,21 @@ def load_model(path: str | Path, *, told: Told | None = None, device: str = "aut
     except ConfigError as error:
         raise ModelError(f"{path / 'model.json'} is malformed: {shortened(error)}") from None
     return Classifier(
-        read_network(weights, spec),
+        read_network(weights, spec) if held.engine == "torch" else read_export(path, held),
         spec,
         temperature=temperature,
         operating_point=operating_point,
-        sha256=sha256,
+        sha256=str(record["sha256"]),
         device=device,
+        held=held,
+        notes=notes,
     )
 
 
 def read_classes(folder: Path) -> tuple[str, ...] | None:
     """Returns the classes that a model folder's outputs stand for; None if no model.json says."""
     try:
-        return ClipSpec.from_json(_read_record(folder)).classes
+        return ClipSpec.from_json(read_record(folder)).classes
     except ModelError:
         return None
 
@@ -366,7 +411,12 @@ def true_fp32(device: torch.device) -> Iterator[None]:
         cudnn.conv.fp32_precision = before
 
 
-def _read_record(folder: Path) -> Mapping[str, Any]:
+def read_record(folder: Path) -> Mapping[str, Any]:
+    """Returns what a model folder's model.json holds.
+
+    Raises:
+        ModelError: if it is missing, damaged, or of another version.
+    """
     path = folder / "model.json"
     if not path.is_file():
         what = "holds no model.json" if folder.is_dir() else "does not exist"

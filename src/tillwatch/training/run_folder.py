@@ -41,7 +41,7 @@ RUN_FILES = (
     "clips.csv",
     "config.yaml",  # these two last: they tell that a folder is a run's
 )
-RUN_FOLDERS = (CHECKPOINTS, "evaluations", "tensorboard", "wandb")
+RUN_FOLDERS = (CHECKPOINTS, "evaluations", "exports", "tensorboard", "wandb")
 CLIPS_COLUMNS = ("path", "label", "group", "split", "frames", "fps", "seconds", "status")
 
 

@@ -1,0 +1,199 @@
+"""int8 in OpenVINO against plain torchvision: seconds a window, and what it costs on clips that no fold trained on.
+
+    OMP_NUM_THREADS=2 python benchmarks/engines.py --crossval CV
+
+Speed: r2plus1d_18 on 32 x 112 x 112, plain torch in fp32 (default layout, a window at a time) and int8 in batches of
+eight as scan makes them, turn by turn, each in a process of its own with two threads; the ratio of medians. Quality:
+CV is what ``tillwatch crossval`` wrote of a network; each fold is exported to int8, calibrated on its own training
+clips, and scores its test clips beside torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+from table import Row, print_table
+from torchvision.models.video import r2plus1d_18
+
+from tillwatch.clip_spec import ClipSpec, Preprocessing
+from tillwatch.evaluation.evaluate import Scores, clips_of_run, score_clips
+from tillwatch.evaluation.exporting import export_run
+from tillwatch.evaluation.metrics import compute_metrics
+from tillwatch.files import sha256_of
+from tillwatch.models.backbones import build_model
+from tillwatch.models.engines import Held, read_export
+from tillwatch.models.export import INT8_AUROC_LOSS, INT8_MEAN_DIFFERENCE, export_network
+from tillwatch.models.saved import Classifier, load_model
+
+TIMES_AS_FAST, LEAST_CLIPS = 9.0, 200
+_LINE, _THREADS, _BATCH = "engines", 2, 8
+
+
+def _plain(size: tuple[int, int]) -> Callable[[], int]:
+    network = r2plus1d_18(weights=None).eval()
+    window = torch.rand(1, 3, size[0], size[1], size[1])
+
+    def step() -> int:
+        with torch.inference_mode():
+            network(window)
+        return 1
+
+    return step
+
+
+def _int8(size: tuple[int, int]) -> Callable[[], int]:
+    preprocessing = Preprocessing(resize=(size[1], size[1]), crop=(size[1], size[1]), mean=None, std=None)
+    spec = ClipSpec(
+        arch="r2plus1d_18", classes=("a", "b"), event=("a",), num_frames=size[0], preprocessing=preprocessing
+    )
+    network, windows = build_model("r2plus1d_18", 2, weights=None), torch.rand(_BATCH, 3, size[0], size[1], size[1])
+    with tempfile.TemporaryDirectory() as name:
+        made = export_network(network, spec, Path(name), "openvino", "int8", [windows[:1].numpy()])
+        held = Held(engine="openvino", precision="int8", files={path.name: sha256_of(path) for path in made})
+        model = Classifier(read_export(Path(name), held), spec, held=held)
+
+    def step() -> int:
+        model.probabilities(windows)
+        return _BATCH
+
+    return step
+
+
+def _serve(make: Callable[[tuple[int, int]], Callable[[], int]], size: tuple[int, int], pipe: Connection) -> None:
+    torch.set_num_threads(_THREADS)
+    step = make(size)
+    step()
+    pipe.send(0.0)
+    while pipe.recv() == "step":
+        started = time.perf_counter()
+        windows = step()
+        pipe.send((time.perf_counter() - started) / windows)
+
+
+def seconds_a_window(size: tuple[int, int], rounds: int) -> tuple[float, float]:
+    """Returns the median seconds a window of int8 and of plain torch, measured turn by turn.
+
+    Args:
+        size: frames, and pixels each way.
+        rounds: turns of each, after one that warms up.
+    """
+    context = multiprocessing.get_context("spawn")
+    served = []
+    for make in (_int8, _plain):
+        pipe, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(make, size, theirs))
+        process.start()
+        pipe.recv()  # ready, and nothing of its start runs into the other's time
+        served.append((pipe, process))
+    times: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for (pipe, _process), own in zip(served, times, strict=True):
+            pipe.send("step")
+            own.append(pipe.recv())
+    for pipe, process in served:
+        pipe.send("stop")
+        process.join()
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def out_of_fold(crossval: Path, most_folds: int | None) -> tuple[Classifier, list[Scores], list[Scores]]:
+    """Returns one fold's model, and torch's and int8's scores of each fold's test clips.
+
+    Args:
+        crossval: what ``tillwatch crossval`` wrote; left as it is.
+        most_folds: how many of its folds are taken; None for all.
+    """
+    ours, theirs = [], []
+    folds = sorted(path for path in (crossval / "folds").iterdir() if (path / "model.pth").is_file())[:most_folds]
+    for fold in folds:
+        with tempfile.TemporaryDirectory() as name:
+            # By force: what a fold's own check would refuse counts here as well.
+            export_run(fold, "openvino", int8=True, out=Path(name) / "model", force=True)
+            model = load_model(fold, device="cpu", engine="torch")
+            quantised = load_model(Path(name) / "model", precision="int8")
+            clips = clips_of_run(fold, model.spec, "test")
+            ours.append(score_clips(model, clips))
+            theirs.append(score_clips(quantised, clips))
+    return model, ours, theirs
+
+
+def rows(crossval: Path | None, quick: bool) -> list[Row]:
+    """Measures the speed, and with a cross-validation the cost.
+
+    Args:
+        crossval: of a network; None leaves the cost out.
+        quick: a small window, few turns and one fold.
+    """
+    size = (8, 48) if quick else (32, 112)
+    fast, plain = seconds_a_window(size, 3 if quick else 15)
+    what = f"a window of {size[0]} x {size[1]} x {size[1]} through r2plus1d_18, int8 in OpenVINO, {_THREADS} threads"
+    table = [
+        Row(
+            _LINE,
+            what,
+            f"{1000 * fast:.0f} ms",
+            f"{1000 * plain:.0f} ms",
+            f"{plain / fast:.1f}",
+            f">= {TIMES_AS_FAST:g}",
+            None if quick else plain / fast >= TIMES_AS_FAST,
+        )
+    ]
+    if crossval is None:
+        return table
+    model, ours, theirs = out_of_fold(crossval, 1 if quick else None)
+    labels = np.concatenate([scores.labels for scores in ours])
+    both = [np.concatenate([scores.probabilities for scores in each]) for each in (ours, theirs)]
+    events = [model.event_probability(probabilities) for probabilities in both]
+    away = float(np.abs(events[1] - events[0]).mean())
+    aurocs = [compute_metrics(labels, p, model.spec.classes, model.spec.event_indices).event_auroc for p in both]
+    enough = None if quick else len(labels) >= LEAST_CLIPS
+    table.append(
+        Row(
+            _LINE,
+            f"int8's event probability beside torch's, {len(labels)} out-of-fold clips",
+            f"{away:.4f} away in the mean",
+            "",
+            "",
+            f"<= {INT8_MEAN_DIFFERENCE:g}, >= {LEAST_CLIPS} clips",
+            enough and away <= INT8_MEAN_DIFFERENCE,
+        )
+    )
+    if aurocs[0] is not None and aurocs[1] is not None:
+        lost = aurocs[0] - aurocs[1]
+        table.append(
+            Row(
+                _LINE,
+                f"int8's event AUROC, {len(labels)} out-of-fold clips",
+                f"{aurocs[1]:.4f}",
+                f"{aurocs[0]:.4f}",
+                f"{-lost:+.4f}",
+                f">= -{INT8_AUROC_LOSS:g}",
+                enough and lost <= INT8_AUROC_LOSS,
+            )
+        )
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--crossval", type=Path)
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args(arguments)
+    if os.environ.get("OMP_NUM_THREADS") not in (None, str(_THREADS)):
+        parser.error(f"OMP_NUM_THREADS must be {_THREADS}, or unset")
+    print_table(rows(options.crossval, options.quick))
+
+
+if __name__ == "__main__":
+    main()
