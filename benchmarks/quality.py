@@ -31,7 +31,7 @@ from tillwatch.data.catalog import find_clips
 from tillwatch.evaluation.evaluate import score_clips
 from tillwatch.files import read_csv, write_csv
 from tillwatch.models.saved import load_model
-from tillwatch.training import loop
+from tillwatch.training import devices, loop
 from tillwatch.training.runlog import RunLog
 
 COLUMNS = ("task", "seed", "path", "precision", "accuracy", "loss", "seconds", "bf16_gap")
@@ -40,7 +40,7 @@ COLUMNS = ("task", "seed", "path", "precision", "accuracy", "loss", "seconds", "
 @contextmanager
 def plain_convolutions() -> Iterator[None]:
     """Leaves a network as torchvision built it: nothing folded, default memory layout."""
-    with patch.object(loop, "lay_out", lambda network, device: network):
+    with patch.object(devices, "lay_out", lambda network, device: network):
         yield
 
 
@@ -107,12 +107,14 @@ def measure_all(results: Path, tasks: Sequence[Task], seeds: Sequence[int]) -> N
 
 
 def measured_rows(results: Path, frames: Path | None, quick: bool) -> list[Row]:
-    """Measures what is lacking and returns the table's rows; quick is two seeds of one epoch, to see that it runs."""
+    """Measures what is lacking and returns the table's rows; quick is one task and two seeds of one epoch."""
     if quick:
         results.unlink(missing_ok=True)
-        few = [noisy_till(cameras=FEW_CAMERAS, epochs=1, **SMALL)]
-        few += [cctv_small(frames, clips_per_class=12, epochs=1, **SMALL)] if frames else []
-        measure_all(results, few, [0, 1])
+        if frames:
+            few = cctv_small(frames, clips_per_class=12, epochs=1, **SMALL)
+        else:
+            few = noisy_till(cameras=FEW_CAMERAS, epochs=1, **SMALL)
+        measure_all(results, [few], [0, 1])
         return [replace(row, holds=None) for row in rows(results)]  # one epoch of a few clips judges nothing
     measure_all(results, both_tasks(frames), range(5))
     return rows(results)

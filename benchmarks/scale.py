@@ -315,7 +315,7 @@ def rows(quick: bool) -> list[Row]:
     torch.set_num_threads(1)
     return [
         *catalog_rows(catalog_figures(20_000 if quick else 1_000_000)),
-        *quality_rows(quality_figures(60 if quick else 300)),
+        *quality_rows(quality_figures(30 if quick else 300)),
         *(
             epoch_row(epoch_figures(workers, 1, FEW_SIZES) if quick else epoch_figures(workers, 3))
             for workers in (0, 1)

@@ -281,8 +281,8 @@ def rows(
         seconds: of each file of footage.
         memory_seconds: of the file that memory is measured on; 0 leaves that out.
     """
-    seconds = seconds or (16.0 if quick else 600.0)
-    memory_seconds = (240.0 if quick else 7200.0) if memory_seconds is None else memory_seconds
+    seconds = seconds or (8.0 if quick else 600.0)
+    memory_seconds = (120.0 if quick else 7200.0) if memory_seconds is None else memory_seconds
     folder = results / "scan"
     found = footage.find_clips(clips or _rendered(folder / "rendered"))
     given = {load_model(path, device="cpu").spec.num_frames: path for path in models}

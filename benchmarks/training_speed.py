@@ -110,21 +110,22 @@ def measure(
 
 
 def rows(frames: Path, quick: bool) -> list[Row]:
-    """Returns the table's rows for 32 and 16 frames."""
+    """Returns the table's rows for 32 and 16 frames; quick takes one step of a small batch."""
     out = []
+    batch_size, rounds = (2, 1) if quick else (4, 5)
     for num_frames in (32, 16):
-        plain, ours = measure(frames, num_frames, 4, 1 if quick else 5, (None,)).items()
+        plain, ours = measure(frames, num_frames, batch_size, rounds, (None,)).items()
         ratio = plain[1].seconds / ours[1].seconds
         out.append(
             Row(
                 "1",
-                f"training, {num_frames} x 112 x 112, batch 4, loading included, clips/s ({ours[0]}: "
+                f"training, {num_frames} x 112 x 112, batch {batch_size}, loading included, clips/s ({ours[0]}: "
                 f"{ours[1].share_of_peak:.0%} of the matrix peak of {ours[1].peak:.0f} GFLOP/s)",
                 f"{1 / ours[1].seconds:.3f}",
                 f"{1 / plain[1].seconds:.3f}",
                 f"{ratio:.2f}",
-                "at least 3.0",
-                ratio >= 3.0,
+                "printed" if quick else "at least 3.0",
+                None if quick else ratio >= 3.0,  # one step of a small batch judges nothing
             )
         )
     return out
