@@ -447,6 +447,23 @@ def test_an_evaluation_of_other_clips_gets_its_own_page(tiny_run: tuple[Path, Pa
     assert (run / "report.html").read_bytes() == before
 
 
+def test_what_the_clips_are_is_decided_by_data_and_not_by_the_words_of_a_note(
+    tiny_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    record = json.loads((run / "evaluation.json").read_text())
+    record["notes"] = ["3 clips of leakcam were not trained on and are left out."]
+    (run / "evaluation.json").write_text(json.dumps(record))
+    told = text_of(page_of(run))
+    assert "These figures flatter" not in told
+    assert "learnt from: they say nothing" not in told
+    assert "groups divided" not in told
+    record |= {"notes": [], "exposure": record["exposure"] | {"groups_divided": True}}
+    (run / "evaluation.json").write_text(json.dumps(record))
+    assert "These figures flatter" in text_of(page_of(run))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium in the path")
 def test_in_a_browser(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from tillwatch.config import RECIPES, TrainConfig
 from tillwatch.errors import ConfigError, DataError, RunError
-from tillwatch.evaluation.evaluate import TRAINED_ON_NOTE
+from tillwatch.evaluation.exposure import TRAINED_ON_NOTE
 from tillwatch.files import sha256_of
 from tillwatch.models.backbones import build_model
 from tillwatch.models.saved import load_model

@@ -20,13 +20,11 @@ from tillwatch.data.splits import SIDES
 from tillwatch.data.store import ClipStore
 from tillwatch.errors import DataError, RunError, one_line
 from tillwatch.evaluation.audit_report import read_claim
+from tillwatch.evaluation.exposure import Exposure, exposure_of
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
 from tillwatch.models.saved import Classifier, dataset_of
-
-#: Stands above any figure that was measured on the clips that the network learnt from.
-TRAINED_ON_NOTE = "Measured on the clips that the network was trained on: this is no estimate of how it does on others."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +113,7 @@ def write_evaluation(
     split: str,
     notes: Sequence[str] = (),
     footage: Footage | None = None,
+    exposure: Exposure | None = None,
 ) -> Evaluation:
     """Computes the figures of one split and writes them with the predictions.
 
@@ -126,6 +125,7 @@ def write_evaluation(
         split: the one that is evaluated, or "all".
         notes: sentences that must stand beside the figures.
         footage: what the split's clips stand for.
+        exposure: what the model had to do with the split's clips; by their sides unless given.
 
     Raises:
         DataError: if no clip of the split could be scored.
@@ -134,6 +134,7 @@ def write_evaluation(
     chosen = scores if split == "all" else scores.where(lambda clip: sides[clip.name] == split)
     if not chosen.clips:
         raise DataError(f"no clip of the split {split!r} could be scored.")
+    exposure = exposure or exposure_of([sides[clip.name] for clip in chosen.clips])
     metrics = compute_metrics(chosen.labels, chosen.probabilities, spec.classes, spec.event_indices)
     point = classifier.operating_point
     groups = [clip.group for clip in chosen.clips]
@@ -142,6 +143,7 @@ def write_evaluation(
     record: dict[str, Any] = {
         "split": split,
         "notes": list(notes),
+        "exposure": exposure.to_json(),
         "clips": len(chosen.clips),
         "clips_per_class": {name: counts[name] for name in spec.classes},
         "groups": len(set(groups)),
@@ -187,6 +189,7 @@ def evaluate_split(
     notes: Sequence[str] = (),
     skipped: Sequence[Skip] = (),
     footage: Footage | None = None,
+    own_clips: bool = True,
     batch_size: int = 4,
     workers: int = 0,
     store: ClipStore | None = None,
@@ -202,6 +205,7 @@ def evaluate_split(
         split: a side, or "all".
         notes, skipped: what to write beside the figures.
         footage: the hours of all normal clips, if told, and the prevalence; the rest is worked out.
+        own_clips: whether they are the run's own.
         batch_size, workers, store, on_batch: as :func:`score_clips`.
 
     Raises:
@@ -211,8 +215,6 @@ def evaluate_split(
     chosen = [clip for clip in clips if sides[clip.name] in _scored_with(split)]
     if not any(split in ("all", sides[clip.name]) for clip in chosen):
         raise DataError(f"no clip is on the side {split!r}; there are {', '.join(sorted(set(sides.values())))}.")
-    if any(sides[clip.name] == "train" for clip in chosen):
-        notes = (TRAINED_ON_NOTE, *notes)
     scores = score_clips(classifier, chosen, batch_size=batch_size, workers=workers, store=store, on_batch=on_batch)
     scores = replace(scores, skipped=(*skipped, *scores.skipped))
     try:
@@ -224,7 +226,12 @@ def evaluate_split(
             clip_seconds=mean_seconds(of_split),
             prevalence=told.prevalence,
         )
-        return write_evaluation(folder, classifier, scores, sides, split, notes, footage)
+        learnt = {clip.group for clip in clips if sides[clip.name] == "train"}
+        divided = any(clip.group in learnt for clip in of_split if sides[clip.name] != "train")
+        measured = [sides[clip.name] for clip in of_split]
+        exposure = exposure_of(measured, groups_divided=divided and own_clips, own_clips=own_clips)
+        notes = (*exposure.notes, *notes)
+        return write_evaluation(folder, classifier, scores, sides, split, notes, footage, exposure)
     except OSError as error:
         raise RunError(f"{folder} cannot be written ({error.strerror or one_line(error)}).") from None
 
@@ -294,6 +301,7 @@ def evaluate_run(
         split,
         notes=notes,
         skipped=skipped,
+        own_clips=own,
         footage=Footage(normal_hours=config.get("normal_hours") if own else None, prevalence=config.get("prevalence")),
         batch_size=batch_size,
         workers=workers,

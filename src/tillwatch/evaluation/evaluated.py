@@ -13,7 +13,9 @@ import yaml
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import choose_event
+from tillwatch.data.splits import SIDES
 from tillwatch.errors import ConfigError, DataError, RunError, one_line
+from tillwatch.evaluation.exposure import Exposure, exposure_of, read_exposure
 from tillwatch.evaluation.operating_point import choose_threshold
 from tillwatch.evaluation.predictions import Predictions, predictions_of, read_rows
 from tillwatch.files import read_csv
@@ -64,6 +66,7 @@ class Evaluated:
         own_thresholds: float64 ``(R, N)``, of the fold that tested each clip, chosen on that fold's validation clips:
             recall, precision and alarms are at these. None where one threshold stands for all.
         split: what the clips are: "test", "out of fold", "train", "all".
+        exposure: what the model had to do with them.
         normal_hours: of footage that these normal clips stand for, once; None if unknown.
         clip_seconds, prevalence: mean length, and the user's own share of events; None if unknown.
         notes: sentences that must stand beside the figures.
@@ -85,6 +88,7 @@ class Evaluated:
     threshold: float
     point_source: str
     split: str
+    exposure: Exposure
     own_thresholds: NDArray[np.float64] | None = None
     normal_hours: float | None = None
     clip_seconds: float | None = None
@@ -185,6 +189,7 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         threshold=threshold,
         point_source=source,
         split=split,
+        exposure=read_exposure(record) or _exposure(folder, record, rows, run == folder or bool(crossval)),
         own_thresholds=own_thresholds_of(rows, first.names) if crossval and told.threshold is None else None,
         normal_hours=_hours(record, clips, normal, event, told.normal_hours),
         clip_seconds=_mean(_seconds(clips, first.names)),
@@ -232,8 +237,19 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         threshold=threshold,
         point_source=source,
         split="test" if (splits == "test").any() else "all",
+        exposure=exposure_of(list(splits[wanted])),
         normal_hours=hours,
         notes=tuple(notes),
+    )
+
+
+def _exposure(folder: Path, record: Mapping[str, Any], rows: Sequence[Mapping[str, str]], is_run: bool) -> Exposure:
+    """Works out what an older evaluation.json does not tell."""
+    sides = {row["path"]: row.get("split", "") for row in rows}
+    return exposure_of(
+        list(sides.values()),
+        groups_divided=record.get("grouping") == "random",
+        own_clips=is_run or folder.name in (*SIDES, "all"),
     )
 
 

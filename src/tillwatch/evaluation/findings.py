@@ -99,9 +99,11 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
     if not point.events or not point.others:
         missing = event if not point.events else f"anything but {event}"
         return _verdict("bad", f"These clips cannot show how good the model is: none of them is {missing}.", rest)
-    if found.split == "train" or any("trained on" in note for note in found.notes):
-        return _verdict("bad", "These are the clips that the model learnt from: they say nothing of new ones.", rest)
-    if any("leak" in note for note in found.notes):
+    if found.exposure.learnt_from:
+        which = "" if found.exposure.learnt_from == found.exposure.clips else "Some of "
+        headline = f"{which}these are the clips that the model learnt from: they say nothing of new ones."
+        return _verdict("bad", headline[:1].upper() + headline[1:], rest)
+    if found.exposure.groups_divided:
         return _verdict(
             "bad", "These figures flatter: clips of one source were learnt from and tested. Do not go by them.", rest
         )

@@ -140,7 +140,7 @@ def _claim(found: Evaluated) -> dict[str, Any]:
         "train": "the model learnt from them",
         "out of fold": "each scored by a model that had seen neither it nor its group",
     }.get(found.split, "other clips than the run's own" if found.kind == "evaluation" else "")
-    if any("leak" in note for note in found.notes):
+    if found.exposure.groups_divided:
         what = "groups divided between training and test"
     return {
         "facts": f"{scored}{times}{f' ({what})' if what else ''}. The event: {' or '.join(found.event)}.",

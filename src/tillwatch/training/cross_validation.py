@@ -26,6 +26,7 @@ from tillwatch.evaluation.evaluated import (
     own_thresholds_of,
     repeats_of,
 )
+from tillwatch.evaluation.exposure import Exposure
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.evaluation.paired import Rival, cost_note, rivals_of
 from tillwatch.evaluation.publish import publish_or_say_why
@@ -319,6 +320,9 @@ def _record(found: OutOfFold, points: Sequence[FoldPoint], folds: Folds, job: Jo
         "split": "out of fold",
         "notes": list(found.notes),
         "grouping": folds.grouping,
+        "exposure": Exposure(
+            clips=len({row["path"] for row in found.rows}), groups_divided=folds.grouping == "random"
+        ).to_json(),
         **({} if folds.grouping == "random" or job.audit is None else {"claim": asdict(job.audit.claim)}),
         "clips": len({row["path"] for row in found.rows}),
         "groups": len({row["group"] for row in found.rows}),
