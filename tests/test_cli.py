@@ -176,6 +176,26 @@ def test_other_splits_are_written_beside_and_marked(tiny_run: tuple[Path, Path],
     assert len(rows_of(run / "evaluations" / "all" / "predictions.csv")) == 24
 
 
+def test_clips_that_were_learnt_from_get_no_interval_and_no_claim(
+    tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tillwatch.evaluation.intervals.MIN_GROUPS", 1)
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    (run / "audit.json").write_text(json.dumps({"claim": {"kind": "x", "can": "Much.", "cannot": "Little."}}))
+    assert " to " in run_cli("evaluate", run, "--workers", "0").out.split("balanced accuracy", 1)[1]
+    for split, count in (("train", "the model was trained on"), ("all", "The model was trained on")):
+        out = run_cli("evaluate", run, "--split", split, "--workers", "0").out
+        assert count in out
+        assert " to " not in out[out.index("balanced accuracy") : out.index("note: no intervals")]
+        record = json.loads((run / "evaluations" / split / "evaluation.json").read_text(encoding="utf-8"))
+        assert all(figure["interval"] is None for figure in record["summary"]["figures"].values())
+        assert record["summary"]["at_point"]["alarms"] is None
+        page = (run / "evaluations" / split / "report.html").read_text(encoding="utf-8")
+        assert "95 % interval" not in page
+        assert "On other groups of the same sort" not in page
+
+
 def test_other_data_is_evaluated_whole_and_warned_of(tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run) -> None:
     data, run = tmp_path / "other", tmp_path / "run"
     shutil.copytree(tiny_run[0], data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from tillwatch.data.splits import SIDES
 from tillwatch.data.store import ClipStore
 from tillwatch.errors import DataError, RunError, one_line
 from tillwatch.evaluation.audit_report import read_claim
-from tillwatch.evaluation.exposure import Exposure, exposure_of
+from tillwatch.evaluation.exposure import CROSS_VALIDATION, Exposure, exposure_of
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
@@ -139,6 +140,8 @@ def write_evaluation(
     point = classifier.operating_point
     groups = [clip.group for clip in chosen.clips]
     summary = summarize(chosen.labels, chosen.probabilities, groups, spec.event_indices, point.threshold, footage)
+    if exposure.why_no_claim is not None:
+        summary = summary.without_claims(exposure.why_no_claim)
     counts = Counter(clip.label for clip in chosen.clips)
     record: dict[str, Any] = {
         "split": split,
@@ -161,8 +164,8 @@ def write_evaluation(
         "model_sha256": classifier.sha256,
         "precision": "fp32",
     }
-    # A model evaluated on what it was trained on claims nothing of others.
-    if split in ("validation", "test") and (claim := read_claim(folder)) is not None:
+    # On clips that it was trained or chosen on, a model claims nothing of others.
+    if split == "test" and (claim := read_claim(folder)) is not None:
         record["claim"] = claim
     head = "".join(f"{note}\n" for note in notes)
     write_text(folder / "classification_report.txt", f"{head}{metrics.report_text}")
@@ -293,8 +296,9 @@ def evaluate_run(
         split, sides = "all", {clip.name: "all" for clip in clips}
     name = split if own else f"{root.resolve().name}-{split}"
     return evaluate_split(
-        # The run's own figures are replaced only by figures of the same clips.
-        run if own and split == reported and not lost else run / "evaluations" / name,
+        # The run's own figures are replaced only by figures of the same clips, and never by those of clips learnt from
+        # where a cross-validation measured the model.
+        run if own and split == reported and not lost and not _measured_by_folds(run) else run / "evaluations" / name,
         classifier,
         clips,
         sides,
@@ -347,6 +351,13 @@ def _clips_below(root: Path, spec: ClipSpec) -> tuple[list[Clip], list[str], tup
     notes = list(search.notes)
     catalog = look_into(search, num_frames=spec.num_frames, step=spec.step)
     return list(catalog.clips), notes, catalog.skipped
+
+
+def _measured_by_folds(run: Path) -> bool:
+    try:
+        return CROSS_VALIDATION in json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _config_of(run: Path) -> dict[str, Any]:

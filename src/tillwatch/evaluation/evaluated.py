@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tillwatch.clip_spec import choose_event
 from tillwatch.data.splits import SIDES
 from tillwatch.errors import ConfigError, DataError, RunError, one_line
-from tillwatch.evaluation.exposure import Exposure, exposure_of, read_exposure
+from tillwatch.evaluation.exposure import CROSS_VALIDATION, Exposure, exposure_of, read_exposure
 from tillwatch.evaluation.operating_point import choose_threshold
 from tillwatch.evaluation.predictions import Predictions, predictions_of, read_rows
 from tillwatch.files import read_csv
@@ -58,7 +58,8 @@ class Evaluated:
 
     Attributes:
         source: the folder or table.
-        kind: "run", "crossval", "evaluation" (of a run's model on other clips) or "table".
+        kind: "run", "crossval", "final" (a model trained on all clips, with its cross-validation's figures),
+            "evaluation" (of a run's model on other clips) or "table".
         names, labels, groups: of N clips; labels int64 ``(N,)``, places in ``classes``.
         classes, event: names in label order, and those worth an alarm.
         probabilities: float64 ``(R, N, classes)``, R repeats of a cross-validation, otherwise 1.
@@ -169,7 +170,8 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     run = folder.parent.parent if folder.parent.name == "evaluations" else folder
     split = str(record.get("split", "test"))
     rows = read_rows(folder / PREDICTIONS_CSV)
-    if not crossval and split != "all":
+    of_folds = bool(crossval) or CROSS_VALIDATION in record
+    if not of_folds and split != "all":
         rows = [row for row in rows if row.get("split") == split]
     first, probabilities = repeats_of(rows, folder / PREDICTIONS_CSV)
     event = choose_event(first.classes, told.event or _names(record.get("event")))
@@ -177,9 +179,11 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     settings = crossval or _yaml(run / "config.yaml")
     threshold, source = _point(record, told)
     normal = [name for name, label in zip(first.names, first.labels, strict=True) if first.classes[label] not in event]
+    exposure = read_exposure(record) or _exposure(folder, record, rows, run == folder)
+    whole = "crossval" if crossval else "final" if of_folds else "run"
     return Evaluated(
         source=folder,
-        kind="crossval" if crossval else "run" if run == folder else "evaluation",
+        kind=whole if run == folder else "evaluation",
         names=first.names,
         labels=first.labels,
         groups=first.groups,
@@ -189,9 +193,9 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         threshold=threshold,
         point_source=source,
         split=split,
-        exposure=read_exposure(record) or _exposure(folder, record, rows, run == folder or bool(crossval)),
-        own_thresholds=own_thresholds_of(rows, first.names) if crossval and told.threshold is None else None,
-        normal_hours=_hours(record, clips, normal, event, told.normal_hours),
+        exposure=exposure,
+        own_thresholds=own_thresholds_of(rows, first.names) if of_folds and told.threshold is None else None,
+        normal_hours=None if exposure.learnt_from else _hours(record, clips, normal, event, told.normal_hours),
         clip_seconds=_mean(_seconds(clips, first.names)),
         prevalence=settings.get("prevalence"),
         notes=tuple(map(str, record.get("notes", ()))),

@@ -9,6 +9,9 @@ from typing import Any
 #: Stands above any figure that was measured on the clips that the model learnt from.
 TRAINED_ON_NOTE = "Measured on the clips that the model was trained on: this is no estimate of how it does on others."
 
+#: The key of evaluation.json under which a model trained on all clips names the cross-validation that measured it.
+CROSS_VALIDATION = "cross_validation"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
@@ -39,6 +42,16 @@ class Exposure:
             "Clips of one group were learnt from and measured: these figures leak." if self.groups_divided else None
         )
         return tuple(note for note in (self.learnt_note, divided, self.chosen_note) if note)
+
+    @property
+    def why_no_claim(self) -> str | None:
+        """Says why no interval, bound or rate may stand beside the figures; None if they may."""
+        if not self.learnt_from:
+            return None
+        return (
+            f"no intervals and no rate of false alarms: the model learnt from {self.learnt_from} of these {self.clips} "
+            "clips, so nothing here can be said of others."
+        )
 
     @property
     def learnt_note(self) -> str | None:

@@ -59,7 +59,9 @@ def pooled(found: Evaluated) -> tuple[NDArray[np.bool_], NDArray[np.float64], tu
 def summary_of(found: Evaluated) -> Summary:
     """Summarises what was evaluated; of repeats as :func:`tillwatch.evaluation.summary.summarize` says."""
     footage = Footage(normal_hours=found.normal_hours, clip_seconds=found.clip_seconds, prevalence=found.prevalence)
-    return summarize(found.labels, found.probabilities, found.groups, found.event_indices, found.thresholds, footage)
+    summary = summarize(found.labels, found.probabilities, found.groups, found.event_indices, found.thresholds, footage)
+    why = found.exposure.why_no_claim
+    return summary if why is None else summary.without_claims(why)
 
 
 def rivals(found: Evaluated) -> list[Rival]:
@@ -142,6 +144,9 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
     """Returns the sentences under the headline: what it would do on other groups, and against what needs no network."""
     sentences, point, recall = [], summary.at_point, summary.figures["recall"]
     event = " or ".join(found.event)
+    if found.exposure.learnt_from:
+        known = found.exposure.learnt_from
+        return [f"The model was trained on {known} of these {found.exposure.clips} clips; of others they say nothing."]
     if recall.interval is not None and recall.value is not None:
         sentences.append(
             f"On other groups of the same sort it would find between {_percent(recall.interval.low)} and "

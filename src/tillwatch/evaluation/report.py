@@ -20,6 +20,7 @@ from tillwatch.errors import RunError, one_line
 from tillwatch.evaluation import plots
 from tillwatch.evaluation.curves import Step, pr_curve, roc_curve, threshold_steps
 from tillwatch.evaluation.evaluated import Evaluated, Told, read_evaluated
+from tillwatch.evaluation.exposure import CROSS_VALIDATION
 from tillwatch.evaluation.findings import parts, pooled, rivals, summary_of, verdict
 from tillwatch.evaluation.intervals import MIN_GROUPS
 from tillwatch.evaluation.operating_point import Alarms, false_alarms_per_hour
@@ -95,6 +96,7 @@ def render_report(found: Evaluated, strips: Sequence[Any] = (), looked_note: str
         "notes": found.notes,
         "verdict": verdict(found, summary, compared),
         "tone_words": _TONES,
+        "learnt_from": found.exposure.learnt_from,
         "figures": [(_NAMES[name], figure) for name, figure in summary.figures.items()],
         **_claim(found),
         **_compared(summary, compared),
@@ -193,6 +195,8 @@ def _compared(summary: Summary, compared: Sequence[Rival]) -> dict[str, Any]:
 
 def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
     is_event, scores, groups = pooled(found)
+    if found.exposure.learnt_from:
+        groups = ("",) * len(groups)  # no bands: they would speak of other groups
     roc, pr = roc_curve(is_event, scores, groups), pr_curve(is_event, scores, groups)
     if roc is None or pr is None:
         return {"roc": None, "pr": None, "band_note": ""}
@@ -211,6 +215,8 @@ def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
         "band_note": "The bands are 95 % intervals by group, of recall and of precision at each threshold by itself; "
         f"that of precision begins where alarms fall into {MIN_GROUPS} groups."
         if roc.band
+        else "No bands: the model learnt from these clips."
+        if found.exposure.learnt_from
         else f"No bands: the events must fall into {MIN_GROUPS} groups or more.",
     }
 
@@ -264,6 +270,8 @@ def _explorer_row(step: Step, events: int, others: int, found: Evaluated) -> lis
     """Returns a threshold and what the explorer writes for it, so that the page has nothing to compute."""
     alarms = step.found + step.false_alarms
     rate, bounds = NONE, "hours of normal footage not known" if others else "no normal clips"
+    if found.exposure.learnt_from:
+        bounds = "not of clips that the model learnt from"
     if found.normal_hours and others:
         rate, bounds = _rate(false_alarms_per_hour(step.false_alarms / found.repeats, found.normal_hours))
     return [
@@ -319,8 +327,8 @@ def _by_group(found: Evaluated) -> dict[str, Any]:
     return {
         "group_note": note,
         "by_part": by_part,
-        "folds": found.record.get("folds") or () if found.kind == "crossval" else (),
-        "repeat_rows": found.record.get("repeats") or () if found.kind == "crossval" else (),
+        "folds": found.record.get("folds") or () if found.kind in ("crossval", "final") else (),
+        "repeat_rows": found.record.get("repeats") or () if found.kind in ("crossval", "final") else (),
     }
 
 
@@ -337,6 +345,8 @@ def _pictures(found: Evaluated, strips: Sequence[Any], looked_note: str | None) 
         note = (
             "A table of predictions brings no clips, so there are no pictures here."
             if found.kind == "table"
+            else "The cross-validation's own report shows its clips; this model learnt from them."
+            if found.kind == "final"
             else "No pictures: the clips could not be read when this was written, or there is none to show."
         )
     elif not mistakes:
@@ -389,10 +399,12 @@ def commands_of(found: Evaluated) -> list[tuple[str, str]]:
     if found.kind == "table":
         event = shlex.quote(",".join(found.event))
         return [("This page again:", f"tillwatch report {place} --event {event} --threshold {found.threshold!r}")]
-    if found.kind == "crossval":
+    if found.kind in ("crossval", "final"):
         data = shlex.quote(str(settings.get("data", "DATA")))
-        told = " ".join(f"--{name} {settings[name]}" for name in ("folds", "repeats", "grouping") if name in settings)
-        flags = "" if not told else f" {told}"
+        drawn = settings if found.kind == "crossval" else found.record[CROSS_VALIDATION]
+        told = " ".join(f"--{name} {drawn[name]}" for name in ("folds", "repeats", "grouping") if name in drawn)
+        flags = f" {told}" if told else ""
+        flags += " --final" if found.kind == "final" else ""
         note = "The same folds again; other settings than the defaults stand below:"
         return [(note, f"tillwatch crossval {data} --out again{flags}"), again]
     run = found.source.parent.parent if found.kind == "evaluation" else found.source
@@ -405,17 +417,26 @@ def commands_of(found: Evaluated) -> list[tuple[str, str]]:
     ]
 
 
+def model_point(found: Evaluated) -> tuple[float, str]:
+    """Returns the model's operating point and how it came about; that of a final model is not its folds'."""
+    point = found.model.get("operating_point")
+    if found.kind == "final" and isinstance(point, Mapping):
+        return float(point["threshold"]), str(point["source"])
+    return found.threshold, found.point_source
+
+
 def _identity(found: Evaluated) -> list[tuple[str, str]]:
     table = found.source if found.source.is_file() else found.source / "predictions.csv"
     versions = found.model.get("versions")
     hashed = hashlib.sha256(table.read_bytes()).hexdigest() if table.is_file() else ""
     temperature = found.record.get("temperature", found.model.get("temperature"))
+    threshold, source = model_point(found)
     return [
         ("Network", str(found.model.get("arch", ""))),
         ("SHA-256 of the weights", str(found.record.get("model_sha256") or found.model.get("sha256", ""))),
         ("SHA-256 of predictions.csv", hashed),
         ("Temperature", "" if temperature is None else f"{temperature:.4g}"),
-        ("Operating point", f"{found.threshold:.6g} ({found.point_source})"),
+        ("Operating point", f"{threshold:.6g} ({source})"),
         (
             "Trained with",
             ", ".join(f"{name} {v}" for name, v in versions.items()) if isinstance(versions, Mapping) else "",

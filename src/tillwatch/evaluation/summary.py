@@ -112,6 +112,17 @@ class Summary:
             lines.append(f"at your prevalence, one camera all day: {self.alarms_a_day:.3g} alarms, {true} true")
         return [*lines, *(f"note: {sentence}" for sentence in self.sentences)]
 
+    def without_claims(self, why: str) -> Summary:
+        """Returns the figures alone, as of clips that the model learnt from: no interval, bound or rate, and why."""
+        return replace(
+            self,
+            figures={name: Figure(value=figure.value) for name, figure in self.figures.items()},
+            at_point=replace(self.at_point, alarms=None),
+            alarms_a_day=None,
+            true_share=None,
+            sentences=(why,),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Returns it as it stands in evaluation.json."""
         return asdict(self)

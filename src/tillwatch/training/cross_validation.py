@@ -37,6 +37,7 @@ from tillwatch.models.saved import OperatingPoint
 from tillwatch.training.loop import resume, train
 from tillwatch.training.out_of_fold import (
     FoldPoint,
+    Judged,
     calibrate_final,
     choose_point,
     leaking,
@@ -389,8 +390,8 @@ def _train_final(
     log.say(f"temperature {temperature.value:.3g}, {temperature.source}")
     log.say(f"operating point {point.threshold:.4f}: {point.source}")
     settings = replace(_on_all(config, max(1, epochs)), overwrite=False)
-    calibrated = temperature.value, point
-    _train_or_go_on(data, out / "final", settings, log, prepared=job, calibrated=calibrated)
+    judged = Judged(temperature=temperature.value, point=point, crossval=out)
+    _train_or_go_on(data, out / "final", settings, log, prepared=job, judged=judged)
 
 
 def _train_or_go_on(data: Path, run: Path, config: TrainConfig, log: RunLog, **options: Any) -> None:

@@ -32,12 +32,13 @@ from tillwatch.models.memory import keep_freed_memory
 from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.models.motion import MotionNetwork
 from tillwatch.models.precision import PrecisionName, lay_out
-from tillwatch.models.saved import OperatingPoint, read_classes, save_model
+from tillwatch.models.saved import read_classes, save_model
 from tillwatch.training.feed import Feed, clip_feed
 from tillwatch.training.finish import finish
 from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.interrupts import Interrupts
 from tillwatch.training.motion import fit_motion
+from tillwatch.training.out_of_fold import Judged
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved, with_hours
 from tillwatch.training.probe import head_on_features
 from tillwatch.training.recorded import read_recorded
@@ -63,7 +64,7 @@ def train(
     *,
     divide_groups: bool = False,
     prepared: Job | None = None,
-    calibrated: tuple[float, OperatingPoint] | None = None,
+    judged: Judged | None = None,
     pictures: bool = True,
 ) -> Evaluation:
     """Trains a classifier on class folders of clips and writes a run folder.
@@ -75,7 +76,7 @@ def train(
         log: where to say what happens.
         divide_groups: follow ``config.split_file`` even where it divides a group, to show what that leaks.
         prepared: from the same data and settings; only divided anew. None prepares everything.
-        calibrated: temperature and operating point, if they are known, as of out-of-fold scores.
+        judged: what a cross-validation says of a model trained on all clips.
         pictures: whether the report shows clips.
 
     Returns:
@@ -96,7 +97,7 @@ def train(
     with hold_run_folder(out, begin=True), Interrupts(go_on(out)) as interrupts:
         _write_beginning(out, data, config, job)
         _learn(network, job, config, out, Checkpoints(out, config.checkpoint_minutes, log.note, interrupts), log)
-        return finish(network, job, config, out, log, calibrated=calibrated, pictures=pictures)
+        return finish(network, job, config, out, log, judged=judged, pictures=pictures)
 
 
 def resume(
@@ -107,7 +108,7 @@ def resume(
     *,
     divide_groups: bool = False,
     prepared: Job | None = None,
-    calibrated: tuple[float, OperatingPoint] | None = None,
+    judged: Judged | None = None,
     pictures: bool = True,
 ) -> Evaluation | None:
     """Goes on with a run that was broken off, to the weights that it would have had.
@@ -116,7 +117,7 @@ def resume(
         run: the run folder.
         config: that of its config.yaml, but for what may change (``RESUME_MAY_CHANGE``); None for just that.
         data: its data folder, if that has moved.
-        log, divide_groups, prepared, calibrated, pictures: as :func:`train` takes them.
+        log, divide_groups, prepared, judged, pictures: as :func:`train` takes them.
 
     Returns:
         As :func:`train`; None if the run is finished already.
@@ -146,7 +147,7 @@ def resume(
         network = _build(settings, job, log)
         _write_beginning(run, data, config, job)
         _learn(network, job, settings, run, checkpoints, log)
-        return finish(network, job, settings, run, log, calibrated=calibrated, pictures=pictures)
+        return finish(network, job, settings, run, log, judged=judged, pictures=pictures)
 
 
 def _write_beginning(out: Path, data: Path, config: TrainConfig, job: Job) -> None:
