@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import os
@@ -194,6 +195,10 @@ def test_clips_that_were_learnt_from_get_no_interval_and_no_claim(
         page = (run / "evaluations" / split / "report.html").read_text(encoding="utf-8")
         assert "95 % interval" not in page
         assert "On other groups of the same sort" not in page
+        assert "Much." not in page, "the audit's claim is of clips that were held out"
+    assert "other clips than the run" not in page
+    assert "choices were made on" in page
+    assert "None of these clips had a part in that" not in page
 
 
 def test_other_data_is_evaluated_whole_and_warned_of(tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run) -> None:
@@ -206,6 +211,12 @@ def test_other_data_is_evaluated_whole_and_warned_of(tiny_run: tuple[Path, Path]
     record = json.loads((run / "evaluations" / "other-all" / "evaluation.json").read_text(encoding="utf-8"))
     assert record["clips"] == 24
     assert "bear the names of training clips" in result.out
+    page = " ".join((run / "evaluations" / "other-all" / "report.html").read_text(encoding="utf-8").split())
+    own = json.loads((run / "audit.json").read_text(encoding="utf-8"))
+    assert html.escape(own["claim"]["can"]) in (run / "report.html").read_text(encoding="utf-8")
+    assert html.escape(own["claim"]["can"]) not in page, "that is of other clips"
+    assert "its audit did not look at them" in page
+    assert "audit is of the clips that it was trained and tested on, not of these" in page
     assert "folder 'unknown' left out: it is none of the classes normal, theft" in result.out
     run_cli("evaluate", run, data, "--split", "test", "--workers", "0")
     test_rows = rows_of(run / "evaluations" / "other-test" / "predictions.csv")

@@ -247,6 +247,10 @@ def test_random_folds_divide_groups_and_say_that_they_leak(
     assert "leak" in json.loads((tmp_path / "cv" / "evaluation.json").read_text())["notes"][0]
     page = (tmp_path / "cv" / "report.html").read_text()
     assert "These figures flatter" in page
+    claim = " ".join(page[page.index('<section id="claim"') : page.index('<section id="figures"')].split())
+    assert "It can say" not in claim
+    assert "groups were divided, clips of one were learnt from and tested, so these figures leak" in claim
+    assert "On other groups of the same sort" not in page
     assert "Repeat by repeat" in page
 
 

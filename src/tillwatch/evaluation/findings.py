@@ -147,7 +147,13 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
     if found.exposure.learnt_from:
         known = found.exposure.learnt_from
         return [f"The model was trained on {known} of these {found.exposure.clips} clips; of others they say nothing."]
-    if recall.interval is not None and recall.value is not None:
+    if found.exposure.groups_divided:
+        sentences.append("How it does on other groups cannot be said: clips of these were learnt from and tested.")
+    elif found.exposure.chosen_on:
+        sentences.append(
+            "How it does on other groups cannot be said: choices were made on clips that are measured here."
+        )
+    elif recall.interval is not None and recall.value is not None:
         sentences.append(
             f"On other groups of the same sort it would find between {_percent(recall.interval.low)} and "
             f"{_percent(recall.interval.high)} of {event} (95 % interval, by group)."

@@ -107,7 +107,8 @@ def render_report(found: Evaluated, strips: Sequence[Any] = (), looked_note: str
         **_pictures(found, strips, looked_note),
         **_learning(found),
         **_repeat(found),
-        "audit": _audit(found.audit),
+        "audit": _audit(found.audit) if found.exposure.own_clips else None,
+        "own_clips": found.exposure.own_clips,
         "skipped": found.record.get("skipped") or (),
     }
     learnt = page["losses"] is not None
@@ -133,32 +134,69 @@ def _packaged(name: str) -> str:
 
 def _claim(found: Evaluated) -> dict[str, Any]:
     groups = len(set(found.groups))
+    told_apart = "1 group was" if groups == 1 else f"{groups} groups were"
     claim = claim_of(found)
     scored = f"{len(found.names)} clips in {n_groups(groups)}"
     times = f", {found.repeats} times each" if found.repeats > 1 else ""
-    what = {
-        "test": "held out of training",
-        "validation": "the operating point was chosen on them",
-        "train": "the model learnt from them",
-        "out of fold": "each scored by a model that had seen neither it nor its group",
-    }.get(found.split, "other clips than the run's own" if found.kind == "evaluation" else "")
-    if found.exposure.groups_divided:
-        what = "groups divided between training and test"
+    what = _what_they_are(found)
     return {
         "facts": f"{scored}{times}{f' ({what})' if what else ''}. The event: {' or '.join(found.event)}.",
         "claim": claim if any(claim.values()) else None,
         "no_claim": (
+            ""
+            if found.exposure.own_clips
+            else "These are other clips than the run's own, and its audit did not look at them: tillwatch audit tells "
+            "of their folder what such a score can claim. "
+        )
+        + (
             "A score holds for clips that come about as these did: the same cameras, rooms and people, unless groups "
-            f"keep them apart. Here {groups} groups were told apart; whether a group is a camera, a day or a single "
+            f"keep them apart. Here {told_apart} told apart; whether a group is a camera, a day or a single "
             "clip is for whoever named them to say."
             + (" All clips are of one group: nothing here says how the model does on another." if groups == 1 else "")
         ),
     }
 
 
+def _what_they_are(found: Evaluated) -> str:
+    """Says what the model had to do with the clips, for the brackets behind their number."""
+    exposure = found.exposure
+    if exposure.groups_divided:
+        return "groups divided between training and test"
+    if exposure.learnt_from == len(found.names):
+        return "the model learnt from them"
+    if exposure.chosen_on == len(found.names):
+        return "the best epoch, the temperature or the operating point was chosen on them"
+    parts = ["" if exposure.own_clips else "other clips than the run's own"]
+    if exposure.learnt_from:
+        parts.append(f"the model learnt from {exposure.learnt_from} of them")
+    if exposure.chosen_on:
+        parts.append(f"choices were made on {exposure.chosen_on} of them")
+    if not any(parts):
+        parts = [
+            {
+                "test": "held out of training",
+                "out of fold": "each scored by a model that had seen neither it nor its group",
+            }.get(found.split, "")
+        ]
+    return "; ".join(part for part in parts if part)
+
+
 def claim_of(found: Evaluated) -> dict[str, str]:
-    """Returns what the audit says that a score of these clips can claim, and what not; empty where it says nothing."""
-    claim = found.audit.get("claim")
+    """Returns what a score of these clips can claim, and what not; empty where nothing is known of that."""
+    exposure = found.exposure
+    why = None
+    if exposure.groups_divided:
+        why = "groups were divided, clips of one were learnt from and tested, so these figures leak"
+    if exposure.learnt_from:
+        why = f"the model learnt from {exposure.learnt_from} of these {exposure.clips} clips"
+    elif exposure.chosen_on:
+        why = (
+            f"epoch, temperature or operating point were chosen on {exposure.chosen_on} of these {exposure.clips} clips"
+        )
+    if why is not None:
+        return {"can": "", "cannot": f"How the model does on any other clips: {why}."}
+    # The run's audit is of the run's clips, and of no others.
+    claim = (found.audit.get("claim") or found.record.get("claim")) if exposure.own_clips else None
     told = claim if isinstance(claim, Mapping) else {}
     return {name: str(told.get(name) or "") for name in ("can", "cannot")}
 
@@ -257,8 +295,9 @@ def _at_which(found: Evaluated) -> str:
 
 def _point_note(found: Evaluated) -> str:
     """Says whether the operating point had seen the clips that it is measured on."""
-    same = "out-of-fold" in found.point_source or found.split == "validation"
-    if same or (found.split == "all" and found.kind == "run"):
+    exposure, source = found.exposure, found.point_source
+    same = ("out-of-fold" in source and exposure.own_clips) or ("validation" in source and exposure.chosen_on)
+    if same:
         note = "It was chosen on these very clips, or some of them, so what it does here flatters."
         if found.own_thresholds is not None:
             note += " The figures above do not: there each fold has its own threshold, chosen without its test clips."
