@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tillwatch.clip_spec import choose_event
 from tillwatch.data.splits import SIDES
-from tillwatch.errors import ConfigError, DataError, RunError, one_line
+from tillwatch.errors import ConfigError, DataError, RunError, did_you_mean, one_line
 from tillwatch.evaluation.exposure import CROSS_VALIDATION, Exposure, exposure_of, read_exposure
 from tillwatch.evaluation.operating_point import choose_threshold
 from tillwatch.evaluation.predictions import Predictions, predictions_of, read_rows
@@ -213,11 +213,19 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     rows = read_rows(path)
     first, probabilities = repeats_of(rows, path, one_class_ok=False)
     event = choose_event(first.classes, told.event)
-    splits = np.array(first.splits)
-    wanted = splits == "test" if (splits == "test").any() else np.ones(len(splits), bool)
-    notes = []
+    splits = np.array([_side(split, path) for split in first.splits])
+    # What tells most of new clips: a test, else rows that say nothing, else validation, and training last.
+    split = next(side for side in ("test", "", "validation", "train") if (splits == side).any())
+    wanted = splits == split
+    exposure = exposure_of(list(splits[wanted]))
+    notes = list(exposure.notes)
     if not wanted.all():
-        notes.append(f"{int((~wanted).sum())} clips of other splits than test are left out of every figure.")
+        others = ", ".join(f"{count} {side or 'without a split'}" for side, count in _counted(splits[~wanted]))
+        notes.append(
+            f"The figures are of the {int(wanted.sum())} rows {_ROWS[split]}; {others} are left out of every figure."
+        )
+    elif split in ("validation", "train"):
+        notes.append(f"All {len(splits)} rows are {_ROWS[split].removeprefix('of ')}: no row is of a test.")
     is_event = np.isin(first.labels, [first.classes.index(name) for name in event])
     scores = probabilities[..., [first.classes.index(name) for name in event]].sum(-1)
     threshold, source = 0.5, "default, not chosen on data"
@@ -240,9 +248,9 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         probabilities=probabilities[:, wanted],
         threshold=threshold,
         point_source=source,
-        split="test" if (splits == "test").any() else "all",
-        exposure=exposure_of(list(splits[wanted])),
-        normal_hours=hours,
+        split=split or "all",
+        exposure=exposure,
+        normal_hours=None if exposure.learnt_from else hours,
         notes=tuple(notes),
     )
 
@@ -255,6 +263,37 @@ def _exposure(folder: Path, record: Mapping[str, Any], rows: Sequence[Mapping[st
         groups_divided=record.get("grouping") == "random",
         own_clips=is_run or folder.name in (*SIDES, "all"),
     )
+
+
+#: What the rows are that a table's figures are of.
+_ROWS = {
+    "test": "of the split test",
+    "": "without a split",
+    "validation": "of the split validation",
+    "train": "of the split train",
+}
+
+
+def _side(split: str, path: Path) -> str:
+    """Returns which side a table's row is on; empty where it says none, as "all" does, which evaluate writes.
+
+    Raises:
+        DataError: if it says something else: taken for a test, it might be none.
+    """
+    side = split.strip().lower()
+    if side in ("", "all"):
+        return ""
+    if side not in SIDES:
+        raise DataError(
+            f"{path}: the column split says {split!r}; it must be test, validation or train, or be empty."
+            f"{did_you_mean(side, SIDES)}"
+        )
+    return side
+
+
+def _counted(sides: NDArray[np.str_]) -> list[tuple[str, int]]:
+    names, counts = np.unique(sides, return_counts=True)
+    return [(str(name), int(count)) for name, count in zip(names, counts, strict=True)]
 
 
 def repeats_of(

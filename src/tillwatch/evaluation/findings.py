@@ -125,7 +125,7 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
     headline = f"The model found {point.found} of {point.events} {event} clips"
     alarms = point.found + point.false_alarms
     headline += f"; {point.false_alarms} of its {alarms} alarms were false." if alarms else "."
-    tone = "good" if auroc.interval is not None else "unsure"
+    tone = "good" if auroc.interval is not None and not found.exposure.chosen_on else "unsure"
     return _verdict(tone, headline, rest)
 
 
