@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tillwatch.clip_spec import ClipSpec
 from tillwatch.data.catalog import CLIPS_CSV, Clip, Skip, count_and_names, look_into, search_folder
+from tillwatch.data.duplicates import find_same_files
 from tillwatch.data.loader import evaluation_loader
 from tillwatch.data.provenance import check_region
 from tillwatch.data.splits import SIDES
@@ -193,6 +194,7 @@ def evaluate_split(
     skipped: Sequence[Skip] = (),
     footage: Footage | None = None,
     own_clips: bool = True,
+    known_as: Mapping[str, str] | None = None,
     batch_size: int = 4,
     workers: int = 0,
     store: ClipStore | None = None,
@@ -209,6 +211,7 @@ def evaluate_split(
         notes, skipped: what to write beside the figures.
         footage: the hours of all normal clips, if told, and the prevalence; the rest is worked out.
         own_clips: whether they are the run's own.
+        known_as: the side of the run's clip that a clip of other data is a copy of, by name.
         batch_size, workers, store, on_batch: as :func:`score_clips`.
 
     Raises:
@@ -231,7 +234,7 @@ def evaluate_split(
         )
         learnt = {clip.group for clip in clips if sides[clip.name] == "train"}
         divided = any(clip.group in learnt for clip in of_split if sides[clip.name] != "train")
-        measured = [sides[clip.name] for clip in of_split]
+        measured = [(known_as or {}).get(clip.name, sides[clip.name]) for clip in of_split]
         exposure = exposure_of(measured, groups_divided=divided and own_clips, own_clips=own_clips)
         notes = (*exposure.notes, *notes)
         return write_evaluation(folder, classifier, scores, sides, split, notes, footage, exposure)
@@ -276,6 +279,7 @@ def evaluate_run(
     own = root.resolve() == trained_on.resolve()
     clips, notes, skipped = _clips_below(root, classifier.spec)
     lost: list[str] = []
+    known_as: dict[str, str] = {}
     if own or split is not None:
         split = split or reported
         absent = [clip.name for clip in clips if clip.name not in sides]
@@ -287,12 +291,15 @@ def evaluate_run(
         if lost:
             notes.append(f"{count_and_names(lost)} of the run's clips cannot be read any more and are left out.")
     else:
-        known = sum(sides.get(clip.name) == "train" for clip in clips)
-        if known:
+        same, told = _copies_of_the_runs(clips, sides, trained_on, classifier.spec)
+        notes += told
+        named = sum(sides.get(clip.name) == "train" and clip.name not in same for clip in clips)
+        if named:
             notes.append(
-                f"{known} of these clips bear the names of training clips; if they are the same, the figures "
+                f"{named} of these clips bear the names of training clips; if they show the same, the figures "
                 "flatter. --split test leaves them out."
             )
+        known_as = {name: sides[original] for name, original in same.items()}
         split, sides = "all", {clip.name: "all" for clip in clips}
     name = split if own else f"{root.resolve().name}-{split}"
     return evaluate_split(
@@ -306,6 +313,7 @@ def evaluate_run(
         notes=notes,
         skipped=skipped,
         own_clips=own,
+        known_as=known_as,
         footage=Footage(normal_hours=config.get("normal_hours") if own else None, prevalence=config.get("prevalence")),
         batch_size=batch_size,
         workers=workers,
@@ -351,6 +359,34 @@ def _clips_below(root: Path, spec: ClipSpec) -> tuple[list[Clip], list[str], tup
     notes = list(search.notes)
     catalog = look_into(search, num_frames=spec.num_frames, step=spec.step)
     return list(catalog.clips), notes, catalog.skipped
+
+
+def _copies_of_the_runs(
+    clips: Sequence[Clip], sides: Mapping[str, str], trained_on: Path, spec: ClipSpec
+) -> tuple[dict[str, str], list[str]]:
+    """Finds clips of other data that are byte for byte those that the run learnt from or chose by.
+
+    Returns:
+        The run's clip by the clip's name, and sentences that a user should read.
+    """
+    known = {name: side for name, side in sides.items() if side in ("train", "validation")}
+    try:
+        search = search_folder(trained_on, spec.classes, absent_ok=True)
+    except DataError:
+        search = None
+    there = [found for found in search.found if found.name in known] if search is not None else []
+    same = find_same_files(clips, there)
+    notes = []
+    for side, what in (("train", "the model was trained on"), ("validation", "the run was validated on")):
+        named = [f"{name} is {original}" for name, original in same.items() if known[original] == side]
+        if named:
+            notes.append(f"copies, byte for byte, of clips that {what}: {count_and_names(named)}. The figures flatter.")
+    if gone := len(known) - len(there):
+        notes.append(
+            f"{gone} of the {len(known)} clips that the run was trained and validated on are not in {trained_on} any "
+            "more: whether these clips are copies of them cannot be told."
+        )
+    return same, notes
 
 
 def _measured_by_folds(run: Path) -> bool:

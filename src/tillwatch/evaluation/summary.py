@@ -120,7 +120,7 @@ class Summary:
             at_point=replace(self.at_point, alarms=None),
             alarms_a_day=None,
             true_share=None,
-            sentences=(why,),
+            sentences=tuple(filter(None, (why, too_few(self.at_point.events, self.at_point.others)))),
         )
 
     def to_json(self) -> dict[str, Any]:
