@@ -229,7 +229,8 @@ def evaluate_split(
         of_split = [clip for clip in scores.clips if split in ("all", sides[clip.name])]
         footage = Footage(
             normal_hours=normal_hours(of_split, clips, classifier.spec.event, told.normal_hours),
-            clip_seconds=mean_seconds(of_split),
+            hours_told=told.normal_hours is not None,
+            clip_hours=normal_hours(of_split, clips, classifier.spec.event, None),
             prevalence=told.prevalence,
         )
         learnt = {clip.group for clip in clips if sides[clip.name] == "train"}
@@ -339,12 +340,6 @@ def normal_hours(
     seconds = [clip.seconds for clip in normal]
     known = [length for length in seconds if length is not None]
     return sum(known) / 3600 if known and len(known) == len(seconds) else None
-
-
-def mean_seconds(clips: Sequence[Clip]) -> float | None:
-    """Returns the mean length of clips; None unless all are known."""
-    known = [seconds for clip in clips if (seconds := clip.seconds) is not None]
-    return sum(known) / len(known) if known and len(known) == len(clips) else None
 
 
 def _scored_with(split: str) -> tuple[str, ...]:

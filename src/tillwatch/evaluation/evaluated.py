@@ -69,7 +69,8 @@ class Evaluated:
         split: what the clips are: "test", "out of fold", "train", "all".
         exposure: what the model had to do with them.
         normal_hours: of footage that these normal clips stand for, once; None if unknown.
-        clip_seconds, prevalence: mean length, and the user's own share of events; None if unknown.
+        hours_told: whether somebody said so; otherwise they are the clips' own lengths.
+        clip_hours, prevalence: what the normal clips last, and the user's own share of events; None if unknown.
         notes: sentences that must stand beside the figures.
         baselines: what needs no network, on the same clips.
         clips: the run's clips.csv by path; empty for a table.
@@ -92,7 +93,8 @@ class Evaluated:
     exposure: Exposure
     own_thresholds: NDArray[np.float64] | None = None
     normal_hours: float | None = None
-    clip_seconds: float | None = None
+    hours_told: bool = False
+    clip_hours: float | None = None
     prevalence: float | None = None
     notes: tuple[str, ...] = ()
     baselines: tuple[Contender, ...] = ()
@@ -196,7 +198,8 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         exposure=exposure,
         own_thresholds=own_thresholds_of(rows, first.names) if of_folds and told.threshold is None else None,
         normal_hours=None if exposure.learnt_from else _hours(record, clips, normal, event, told.normal_hours),
-        clip_seconds=_mean(_seconds(clips, first.names)),
+        hours_told=told.normal_hours is not None or (exposure.own_clips and settings.get("normal_hours") is not None),
+        clip_hours=sum(_seconds(clips, normal)) / 3600 or None,
         prevalence=settings.get("prevalence"),
         notes=tuple(map(str, record.get("notes", ()))),
         baselines=contenders_of(_rows(folder / BASELINES_CSV), first, folder / BASELINES_CSV),
@@ -251,6 +254,7 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         split=split or "all",
         exposure=exposure,
         normal_hours=None if exposure.learnt_from else hours,
+        hours_told=hours is not None,
         notes=tuple(notes),
     )
 
@@ -379,10 +383,6 @@ def _seconds(clips: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> li
         return [float(seconds or "") for seconds in told]
     except ValueError:
         return []
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _names(value: object) -> list[str] | None:

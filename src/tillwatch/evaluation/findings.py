@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tillwatch.evaluation.evaluated import Evaluated
 from tillwatch.evaluation.intervals import MIN_CLIPS
+from tillwatch.evaluation.numbers import readable
 from tillwatch.evaluation.paired import Rival, rivals_of, strongest
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 
@@ -58,7 +59,12 @@ def pooled(found: Evaluated) -> tuple[NDArray[np.bool_], NDArray[np.float64], tu
 
 def summary_of(found: Evaluated) -> Summary:
     """Summarises what was evaluated; of repeats as :func:`tillwatch.evaluation.summary.summarize` says."""
-    footage = Footage(normal_hours=found.normal_hours, clip_seconds=found.clip_seconds, prevalence=found.prevalence)
+    footage = Footage(
+        normal_hours=found.normal_hours,
+        hours_told=found.hours_told,
+        clip_hours=found.clip_hours,
+        prevalence=found.prevalence,
+    )
     summary = summarize(found.labels, found.probabilities, found.groups, found.event_indices, found.thresholds, footage)
     why = found.exposure.why_no_claim
     return summary if why is None else summary.without_claims(why)
@@ -163,9 +169,9 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
             "How far that would hold on other clips cannot be said: the clips fall into too few groups for an interval."
         )
     if (alarms := point.alarms) is not None:
-        most = f"; with 95 % confidence at most {alarms.high:.3g}" if not alarms.count else ""
-        seen = f"{alarms.count:g} false alarms in {alarms.hours:.3g} h of normal footage"
-        sentences.append(f"{seen}: {alarms.per_hour:.3g} an hour{most}.")
+        told = ", as declared" if found.hours_told else ""
+        seen = f"{readable(alarms.count)} false alarms in {readable(alarms.hours)} h of normal footage{told}"
+        sentences.append(f"{seen}: {readable(alarms.per_hour)} an hour ({alarms.bounds}, 95 %).")
     if best is not None:
         ahead = best.ahead["balanced_accuracy"]
         if ahead.value is not None:

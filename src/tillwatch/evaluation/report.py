@@ -23,6 +23,7 @@ from tillwatch.evaluation.evaluated import Evaluated, Told, read_evaluated
 from tillwatch.evaluation.exposure import CROSS_VALIDATION
 from tillwatch.evaluation.findings import parts, pooled, rivals, summary_of, verdict
 from tillwatch.evaluation.intervals import MIN_GROUPS
+from tillwatch.evaluation.numbers import readable
 from tillwatch.evaluation.operating_point import Alarms, false_alarms_per_hour
 from tillwatch.evaluation.paired import Rival
 from tillwatch.evaluation.summary import Summary
@@ -122,7 +123,6 @@ def _environment() -> Environment:
     made.filters |= {
         "decimals": lambda value, digits: f"{value:.{digits}f}",
         "plusminus": lambda value: f"{value:+.3f}",
-        "short": lambda value: f"{value:.3g}",
         "capfirst": lambda text: text[:1].upper() + text[1:],
     }
     return made
@@ -329,8 +329,7 @@ def _explorer_row(step: Step, events: int, others: int, found: Evaluated) -> lis
 
 def _rate(alarms: Alarms) -> tuple[str, str]:
     """Returns false alarms an hour, and their bounds."""
-    bounds = f"{alarms.low:.3g} to {alarms.high:.3g}" if alarms.count else f"at most {alarms.high:.3g}"
-    return f"{alarms.per_hour:.3g}", f"{bounds}, in {alarms.hours:.3g} h"
+    return readable(alarms.per_hour), f"{alarms.bounds}, in {readable(alarms.hours)} h"
 
 
 def _confusion(found: Evaluated, summary: Summary) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, Interrupted, RunError, one_line
 from tillwatch.evaluation.audit_report import AUDIT_JSON
 from tillwatch.evaluation.calibration import Temperature
-from tillwatch.evaluation.evaluate import mean_seconds, normal_hours
+from tillwatch.evaluation.evaluate import normal_hours
 from tillwatch.evaluation.evaluated import (
     BASELINES_CSV,
     PREDICTIONS_CSV,
@@ -261,7 +261,12 @@ def _collect(out: Path, config: TrainConfig, folds: Folds, job: Job) -> OutOfFol
     by_name = {clip.name: clip for clip in job.catalog.clips}
     scored = [by_name[name] for name in first.names]
     hours = normal_hours(scored, job.catalog.clips, job.spec.event, config.normal_hours)
-    footage = Footage(normal_hours=hours, clip_seconds=mean_seconds(scored), prevalence=config.prevalence)
+    footage = Footage(
+        normal_hours=hours,
+        hours_told=config.normal_hours is not None,
+        clip_hours=normal_hours(scored, job.catalog.clips, job.spec.event, None),
+        prevalence=config.prevalence,
+    )
     events = job.spec.event_indices
     compared = _of_folds(out, folds, BASELINES_CSV, points)
     baselines = contenders_of(compared, first, out / BASELINES_CSV)
