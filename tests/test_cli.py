@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import os
@@ -176,6 +177,30 @@ def test_other_splits_are_written_beside_and_marked(tiny_run: tuple[Path, Path],
     assert len(rows_of(run / "evaluations" / "all" / "predictions.csv")) == 24
 
 
+def test_clips_that_were_learnt_from_get_no_interval_and_no_claim(
+    tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tillwatch.evaluation.intervals.MIN_GROUPS", 1)
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    (run / "audit.json").write_text(json.dumps({"claim": {"kind": "x", "can": "Much.", "cannot": "Little."}}))
+    assert " to " in run_cli("evaluate", run, "--workers", "0").out.split("balanced accuracy", 1)[1]
+    for split, count in (("train", "the model was trained on"), ("all", "The model was trained on")):
+        out = run_cli("evaluate", run, "--split", split, "--workers", "0").out
+        assert count in out
+        assert " to " not in out[out.index("balanced accuracy") : out.index("note: no intervals")]
+        record = json.loads((run / "evaluations" / split / "evaluation.json").read_text(encoding="utf-8"))
+        assert all(figure["interval"] is None for figure in record["summary"]["figures"].values())
+        assert record["summary"]["at_point"]["alarms"] is None
+        page = (run / "evaluations" / split / "report.html").read_text(encoding="utf-8")
+        assert "95 % interval" not in page
+        assert "On other groups of the same sort" not in page
+        assert "Much." not in page, "the audit's claim is of clips that were held out"
+    assert "other clips than the run" not in page
+    assert "choices were made on" in page
+    assert "None of these clips had a part in that" not in page
+
+
 def test_other_data_is_evaluated_whole_and_warned_of(tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run) -> None:
     data, run = tmp_path / "other", tmp_path / "run"
     shutil.copytree(tiny_run[0], data)
@@ -185,11 +210,46 @@ def test_other_data_is_evaluated_whole_and_warned_of(tiny_run: tuple[Path, Path]
     result = run_cli("evaluate", run, data, "--workers", "0")
     record = json.loads((run / "evaluations" / "other-all" / "evaluation.json").read_text(encoding="utf-8"))
     assert record["clips"] == 24
-    assert "bear the names of training clips" in result.out
+    trained = sum(row["split"] == "train" for row in rows_of(run / "clips.csv"))
+    assert f"clips that the model was trained on: {trained} (" in result.out, "the same bytes"
+    assert "bear the names of training clips" not in result.out, "which has been said"
+    page = " ".join((run / "evaluations" / "other-all" / "report.html").read_text(encoding="utf-8").split())
+    own = json.loads((run / "audit.json").read_text(encoding="utf-8"))
+    assert html.escape(own["claim"]["can"]) in (run / "report.html").read_text(encoding="utf-8")
+    assert html.escape(own["claim"]["can"]) not in page, "that is of other clips"
+    assert "its audit did not look at them" in page
+    assert "audit is of the clips that it was trained and tested on, not of these" in page
     assert "folder 'unknown' left out: it is none of the classes normal, theft" in result.out
     run_cli("evaluate", run, data, "--split", "test", "--workers", "0")
     test_rows = rows_of(run / "evaluations" / "other-test" / "predictions.csv")
     assert test_rows == rows_of(run / "predictions.csv")
+
+
+def test_copies_of_training_clips_are_found_under_any_name(
+    tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run
+) -> None:
+    data, run = tmp_path / "other", tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    sides = {row["path"]: row["split"] for row in rows_of(run / "clips.csv")}
+    for number, (name, side) in enumerate(sides.items()):
+        copied = data / name.split("/")[0] / f"clip{number}"
+        shutil.copytree(tiny_run[0] / name, copied)
+        if side == "test":
+            with Image.open(copied / "frame_000000.jpg") as frame:
+                frame.rotate(180).save(copied / "frame_000000.jpg")
+    trained, validated = (sum(side == wanted for side in sides.values()) for wanted in ("train", "validation"))
+    result = run_cli("evaluate", run, data, "--workers", "0")
+    assert f"copies, byte for byte, of clips that the model was trained on: {trained} (" in result.out
+    assert f"of clips that the run was validated on: {validated} (" in result.out
+    record = json.loads((run / "evaluations" / "other-all" / "evaluation.json").read_text(encoding="utf-8"))
+    assert (record["exposure"]["learnt_from"], record["exposure"]["chosen_on"]) == (trained, validated)
+    page = (run / "evaluations" / "other-all" / "report.html").read_text(encoding="utf-8")
+    assert "these are the clips that the model learnt from: they say nothing of new ones" in page
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    (run / "config.yaml").write_text(config.replace(str(tiny_run[0].resolve()), str(tmp_path / "gone")), "utf-8")
+    result = run_cli("evaluate", run, data, "--workers", "0")
+    assert f"{trained + validated} of the {trained + validated} clips" in result.out
+    assert "cannot be told" in result.out
 
 
 def test_configuration_file_is_overridden_by_flags_and_overrides_the_recipe(

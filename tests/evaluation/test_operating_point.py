@@ -102,5 +102,21 @@ def test_the_one_sided_bound_against_tables(count: int, most: float) -> None:
 
 def test_alarms_a_day_by_bayes() -> None:
     # 1000 clips a day, one in a hundred an event: 8 of 10 found, 99 of 990 others are alarms.
-    assert expected_a_day(0.8, 0.1, 0.01, 1000) == pytest.approx((107.0, 8 / 107))
-    assert expected_a_day(0.0, 0.0, 0.01, 1000) == (0.0, None)
+    # 10 of 100 normal clips alarm; they stand for 2.4 h, so a day holds 1,000 clips: 10 events, 8 of them found.
+    day = expected_a_day(0.8, 100, false_alarms_per_hour(10, 2.4), 0.01)
+    assert (day.clips, day.true, day.false) == pytest.approx((1000, 8, 99))
+    assert day.true_share == pytest.approx(8 / 107)
+    assert (day.false_low, day.false_high) == pytest.approx((99 * 0.4795, 99 * 1.8390), rel=1e-3)
+    assert (day.true_share_low, day.true_share_high) == pytest.approx((8 / 190.1, 8 / 55.47), rel=1e-3)
+    # None of 6: at most 3 in those hours, and so a bound on how many alarms are true.
+    none = expected_a_day(1.0, 6, false_alarms_per_hour(0, 0.1), 0.001)
+    assert (none.false, none.true_share) == (0, 1)
+    assert none.false_high == pytest.approx(24 * 0.999 * 2.9957 / 0.1, rel=1e-4)
+    assert str(none) == (
+        "1.44 alarms, 1.44 of them true and 0 false (at most 718, 95 %): at least 0.2 % of all alarms would be true"
+    )
+    nothing = expected_a_day(0.0, 100, false_alarms_per_hour(0, 2.4), 0.0)
+    assert nothing.true_share is None
+    # The same hours count a day as an hour, whoever told them.
+    declared = expected_a_day(0.8, 6, false_alarms_per_hour(10, 40), 0.0)
+    assert declared.false == pytest.approx(24 * 10 / 40)

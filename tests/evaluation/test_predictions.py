@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tillwatch.errors import DataError
+from tillwatch.evaluation.numbers import readable
 from tillwatch.evaluation.predictions import read_predictions
 from tillwatch.evaluation.summary import Footage, summarize
 
@@ -71,12 +72,34 @@ def test_two_clips_and_one_group_are_summarised_with_words_instead_of_intervals(
 
 def test_alarms_a_day_stand_in_the_summary_where_the_prevalence_is_told() -> None:
     labels, scores = np.arange(40) % 2, np.linspace(0, 1, 40)
-    told = Footage(normal_hours=2.0, clip_seconds=86.4, prevalence=0.01)
+    told = Footage(normal_hours=2.0, hours_told=True, clip_hours=0.01, prevalence=0.01)
     summary = summarize(labels, np.stack([scores, 1 - scores], 1), [str(i) for i in range(40)], [0], 0.5, told)
-    assert summary.alarms_a_day == pytest.approx(1000 * (0.01 * 0.5 + 0.99 * 0.5))
-    assert summary.true_share == pytest.approx(0.01)
+    day = summary.alarms_a_day  # 20 normal clips in 2 h: 240 a day
+    assert day is not None
+    assert day.true + day.false == pytest.approx(240 * (0.01 * 0.5 + 0.99 * 0.5))
+    assert day.true_share == pytest.approx(0.01)
+    alarms = summary.at_point.alarms
+    assert alarms is not None
+    assert day.false == pytest.approx(0.99 * 24 * alarms.per_hour), "one account"
     text = " ".join(summary.lines(0.5))
     assert "10 false alarms in 2 h" in text
     none = summarize(labels, np.stack([labels == 0, labels == 1], 1).astype(float), ["a"] * 40, [0], 0.5, told)
     assert "0 false alarms in 2 h of normal footage: 0 an hour (at most 1.5, 95 %)" in " ".join(none.lines(0.5))
-    assert "500 alarms, 1.0 % of them true" in text
+    assert "120 alarms, 1.2 of them true and 119 false (57 to 218, 95 %): 0.546 to 2.06 % of all alarms" in text
+    assert "the 2 h of normal footage are taken on trust, the normal clips last 0.01 h" in text
+    assert "at least" in " ".join(none.lines(0.5)), "no false alarm is no certainty"
+    own = summarize(labels, np.stack([scores, 1 - scores], 1), ["a"] * 40, [0], 0.5, Footage(normal_hours=0.01))
+    assert any("the rest of the day looks like these clips" in sentence for sentence in own.sentences)
+
+
+def test_numbers_are_read_without_exponents() -> None:
+    numbers = {
+        11508.0: "11,500",
+        0.0: "0",
+        6.0: "6",
+        0.0012345: "0.00123",
+        1.5e-7: "0.00000015",
+        999.9: "1,000",
+        14.04: "14",
+    }
+    assert {value: readable(value) for value in numbers} == numbers

@@ -176,8 +176,46 @@ def test_validation_rows_choose_the_point_and_are_in_no_figure(tmp_path: Path) -
     poisoned = [row | {"p_theft": 0.5, "p_normal": 0.5} for row in test]
     assert read_evaluated(write_table(tmp_path / "r.csv", poisoned + chosen)).threshold == found.threshold
     told = text_of(page_of(tmp_path / "p.csv"))
-    assert "140 clips of other splits" in told
+    assert "of the 140 rows of the split test; 140 validation are left out of every figure" in told
     assert "None of these clips had a part in that" in told
+
+
+@pytest.mark.parametrize(
+    ("sides", "measured", "says", "never"),
+    [
+        (["validation"], 140, "chosen on these very clips", "None of these clips had a part"),
+        (
+            ["TRAIN "],
+            140,
+            "o intervals and no rate of false alarms: the model learnt from 140 of these 140",
+            "interval 0",
+        ),
+        (["Test", "Train"], 70, "70 train are left out of every figure", "learnt from"),
+        (["train", "Validation"], 70, "70 train are left out of every figure", "None of these clips had a part"),
+        (["", "train"], 70, "the 70 rows without a split; 70 train are left out", "learnt from"),
+        (["all"], 140, "On other groups of the same sort", "left out of every figure"),
+    ],
+)
+def test_a_table_says_which_rows_it_is_measured_on(
+    tmp_path: Path, sides: list[str], measured: int, says: str, never: str
+) -> None:
+    rows = [row | {"split": sides[place // 2 % len(sides)]} for place, row in enumerate(simulated())]
+    path = write_table(tmp_path / "p.csv", rows)
+    found = read_evaluated(path, Told(normal_hours=5))
+    told = text_of(render_report(found))
+    assert len(found.names) == measured
+    assert says in told
+    assert never not in told
+    claims = "On other groups of the same sort" in told
+    assert claims == (not (found.exposure.learnt_from or found.exposure.chosen_on))
+    assert ("false alarms in" in told) == (not found.exposure.learnt_from)
+    assert ("Measured, with intervals" in told) == claims
+
+
+def test_a_split_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "p.csv", simulated(split="valdation"))
+    with pytest.raises(DataError, match=r"split says 'valdation'; it must be test, validation or train.*'validation'"):
+        read_evaluated(path)
 
 
 def test_a_point_that_has_seen_the_clips_is_said_to_flatter(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
@@ -445,6 +483,23 @@ def test_an_evaluation_of_other_clips_gets_its_own_page(tiny_run: tuple[Path, Pa
     assert "they say nothing of new ones" in page
     assert not (run / "evaluations" / "train" / "model_card.md").exists()
     assert (run / "report.html").read_bytes() == before
+
+
+def test_what_the_clips_are_is_decided_by_data_and_not_by_the_words_of_a_note(
+    tiny_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    record = json.loads((run / "evaluation.json").read_text())
+    record["notes"] = ["3 clips of leakcam were not trained on and are left out."]
+    (run / "evaluation.json").write_text(json.dumps(record))
+    told = text_of(page_of(run))
+    assert "These figures flatter" not in told
+    assert "learnt from: they say nothing" not in told
+    assert "groups divided" not in told
+    record |= {"notes": [], "exposure": record["exposure"] | {"groups_divided": True}}
+    (run / "evaluation.json").write_text(json.dumps(record))
+    assert "These figures flatter" in text_of(page_of(run))
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tillwatch.cli import main
 from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import find_clips
 from tillwatch.data.splits import fold_splits
@@ -129,6 +131,38 @@ def test_the_final_model_gets_what_out_of_fold_scores_say(crossval: Path) -> Non
     assert "24 out-of-fold clips" in record["temperature_source"]
 
 
+def test_the_final_model_publishes_out_of_fold_figures_and_none_of_the_clips_it_learnt_from(
+    crossval: Path, tmp_path: Path
+) -> None:
+    record = json.loads((crossval / "evaluation.json").read_text())
+    final = tmp_path / "final"
+    shutil.copytree(crossval / "final", final)
+    card = (final / "model_card.md").read_text()
+    result = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]
+    assert result["dataset"]["split"] == "out of fold"
+    assert {one["type"]: one["value"] for one in result["metrics"]} == {
+        {"event_auroc": "roc_auc", "event_average_precision": "average_precision"}.get(name, name): pytest.approx(
+            figure["value"], abs=1e-4
+        )
+        for name, figure in record["summary"]["figures"].items()
+    }
+    assert all("out of fold" in one["name"] for one in result["metrics"])
+    assert "All figures are out-of-fold figures of the cross-validation in cv" in " ".join(card.split())
+    model = json.loads((final / "model.json").read_text())["operating_point"]
+    assert f"event probability {model['threshold']:.4f}" in card
+    own = json.loads((final / "evaluation.json").read_text())
+    assert (own["split"], own["summary"]) == ("out of fold", record["summary"])
+    assert rows_of(final / "predictions.csv") == rows_of(crossval / "predictions.csv")
+    page = " ".join((final / "report.html").read_text().split())
+    assert "This model learnt from all clips and was measured on none" in page
+    assert summary_of(read_evaluated(final)).to_json()["figures"] == record["summary"]["figures"]
+    assert "--folds 4 --repeats 1 --grouping group --final" in page
+    with pytest.raises(SystemExit) as left:
+        main(["evaluate", str(final), "--workers", "0"])
+    assert left.value.code == 0
+    assert json.loads((final / "evaluation.json").read_text()) == own, "never replaced by training figures"
+
+
 def test_a_broken_off_cross_validation_goes_on_and_ends_the_same(
     crossval: Path, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -240,6 +274,10 @@ def test_random_folds_divide_groups_and_say_that_they_leak(
     assert "leak" in json.loads((tmp_path / "cv" / "evaluation.json").read_text())["notes"][0]
     page = (tmp_path / "cv" / "report.html").read_text()
     assert "These figures flatter" in page
+    claim = " ".join(page[page.index('<section id="claim"') : page.index('<section id="figures"')].split())
+    assert "It can say" not in claim
+    assert "groups were divided, clips of one were learnt from and tested, so these figures leak" in claim
+    assert "On other groups of the same sort" not in page
     assert "Repeat by repeat" in page
 
 

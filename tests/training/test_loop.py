@@ -19,7 +19,7 @@ from torch import nn
 
 from tillwatch.config import RECIPES, TrainConfig
 from tillwatch.errors import ConfigError, DataError, RunError
-from tillwatch.evaluation.evaluate import TRAINED_ON_NOTE
+from tillwatch.evaluation.exposure import TRAINED_ON_NOTE
 from tillwatch.files import sha256_of
 from tillwatch.models.backbones import build_model
 from tillwatch.models.saved import load_model
@@ -167,6 +167,9 @@ def test_recipe_original_trains_on_all_clips_and_says_what_that_is_worth(
     assert evaluation.split == "train"
     assert len(evaluation.scores.clips) == len({clip.name for clip in evaluation.scores.clips}) == 16
     assert (run / "classification_report.txt").read_text(encoding="utf-8").startswith(TRAINED_ON_NOTE)
+    card = (run / "model_card.md").read_text(encoding="utf-8")
+    assert "model-index" not in card, "no figure of clips learnt from for machines to read"
+    assert "No figure stands here" in card
     record = json.loads((run / "model.json").read_text(encoding="utf-8"))
     assert [step["step"] for step in record["steps"]] == ["decode", "resize", "center_crop", "scale"]
     assert record["step"]["every"] == 5

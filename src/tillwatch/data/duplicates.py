@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tillwatch.data.catalog import Clip
-from tillwatch.data.fingerprints import SIDE, Fingerprint, content_digest
+from tillwatch.data.catalog import Clip, Found
+from tillwatch.data.fingerprints import SIDE, Fingerprint, content_digest, content_size
 from tillwatch.data.scenes import local_contrast, unit_rows
+from tillwatch.errors import ClipError
 
 _LAG_S = 0.2  # over which change is looked at
 _CELLS = 16  # each way, of a picture of change
@@ -146,6 +148,35 @@ def _exact(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> Iterator
             if first is not clip:
                 seconds = float(prints[clip.name].times[-1])
                 yield Copy(original=first.name, copy=clip.name, exact=True, transforms=(), overlap_s=seconds)
+
+
+def find_same_files(clips: Sequence[Clip | Found], known: Sequence[Clip | Found]) -> dict[str, str]:
+    """Returns which clips hold the bytes of one that is known, whatever their names: its name by theirs.
+
+    Sizes are compared first, so that only what may be the same is read. What cannot be read is no copy.
+    """
+    by_size: dict[int, list[Clip | Found]] = defaultdict(list)
+    for one in known:
+        with suppress(OSError, ClipError):
+            by_size[content_size(one)].append(one)
+    digests: dict[int, dict[str, str]] = {}  # of the known ones, by size: many clips may be of one
+    found = {}
+    for clip in clips:
+        with suppress(OSError, ClipError):
+            size = content_size(clip)
+            if size not in by_size:
+                continue
+            if size not in digests:
+                digests[size] = dict(_digests(by_size[size]))
+            if (name := digests[size].get(content_digest(clip))) is not None:
+                found[clip.name] = name
+    return found
+
+
+def _digests(clips: Sequence[Clip | Found]) -> Iterator[tuple[str, str]]:
+    for clip in clips:
+        with suppress(OSError, ClipError):
+            yield content_digest(clip), clip.name
 
 
 def _motion(frames: NDArray[np.uint8], times: NDArray[np.float64]) -> _Motion:

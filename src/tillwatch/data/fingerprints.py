@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tillwatch.clip_spec import Reading
-from tillwatch.data.catalog import Clip
+from tillwatch.data.catalog import Clip, Found
 from tillwatch.data.frames import list_frames, read_frames
 from tillwatch.data.store import ClipStore
 from tillwatch.data.video import decode_video, open_container, video_stream
@@ -99,7 +99,7 @@ def fingerprint_of(clip: Clip, store: ClipStore | None = None) -> Fingerprint | 
     return taken
 
 
-def content_digest(clip: Clip) -> str:
+def content_digest(clip: Clip | Found) -> str:
     """Returns what two clips have in common exactly if their files hold the same bytes."""
     digest = hashlib.blake2b(digest_size=16)
     for path in [clip.path] if clip.is_video else list_frames(clip.path):
@@ -108,7 +108,7 @@ def content_digest(clip: Clip) -> str:
     return digest.hexdigest()
 
 
-def content_size(clip: Clip) -> int:
+def content_size(clip: Clip | Found) -> int:
     """Returns the bytes of a clip's files."""
     return sum(path.stat().st_size for path in ([clip.path] if clip.is_video else list_frames(clip.path)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,19 +15,18 @@ from numpy.typing import NDArray
 
 from tillwatch.clip_spec import ClipSpec
 from tillwatch.data.catalog import CLIPS_CSV, Clip, Skip, count_and_names, look_into, search_folder
+from tillwatch.data.duplicates import find_same_files
 from tillwatch.data.loader import evaluation_loader
 from tillwatch.data.provenance import check_region
 from tillwatch.data.splits import SIDES
 from tillwatch.data.store import ClipStore
 from tillwatch.errors import DataError, RunError, one_line, reason_of
 from tillwatch.evaluation.audit_report import read_claim
+from tillwatch.evaluation.exposure import CROSS_VALIDATION, Exposure, exposure_of
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
 from tillwatch.models.saved import Classifier, dataset_of
-
-#: Stands above any figure that was measured on the clips that the network learnt from.
-TRAINED_ON_NOTE = "Measured on the clips that the network was trained on: this is no estimate of how it does on others."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +115,7 @@ def write_evaluation(
     split: str,
     notes: Sequence[str] = (),
     footage: Footage | None = None,
+    exposure: Exposure | None = None,
 ) -> Evaluation:
     """Computes the figures of one split and writes them with the predictions.
 
@@ -126,6 +127,7 @@ def write_evaluation(
         split: the one that is evaluated, or "all".
         notes: sentences that must stand beside the figures.
         footage: what the split's clips stand for.
+        exposure: what the model had to do with the split's clips; by their sides unless given.
 
     Raises:
         DataError: if no clip of the split could be scored.
@@ -134,14 +136,18 @@ def write_evaluation(
     chosen = scores if split == "all" else scores.where(lambda clip: sides[clip.name] == split)
     if not chosen.clips:
         raise DataError(f"no clip of the split {split!r} could be scored.")
+    exposure = exposure or exposure_of([sides[clip.name] for clip in chosen.clips])
     metrics = compute_metrics(chosen.labels, chosen.probabilities, spec.classes, spec.event_indices)
     point = classifier.operating_point
     groups = [clip.group for clip in chosen.clips]
     summary = summarize(chosen.labels, chosen.probabilities, groups, spec.event_indices, point.threshold, footage)
+    if exposure.why_no_claim is not None:
+        summary = summary.without_claims(exposure.why_no_claim)
     counts = Counter(clip.label for clip in chosen.clips)
     record: dict[str, Any] = {
         "split": split,
         "notes": list(notes),
+        "exposure": exposure.to_json(),
         "clips": len(chosen.clips),
         "clips_per_class": {name: counts[name] for name in spec.classes},
         "groups": len(set(groups)),
@@ -160,8 +166,8 @@ def write_evaluation(
         "engine": classifier.held.engine,
         "precision": classifier.held.precision,
     }
-    # A model evaluated on what it was trained on claims nothing of others.
-    if split in ("validation", "test") and (claim := read_claim(folder)) is not None:
+    # On clips that it was trained or chosen on, a model claims nothing of others.
+    if split == "test" and (claim := read_claim(folder)) is not None:
         record["claim"] = claim
     head = "".join(f"{note}\n" for note in notes)
     write_text(folder / "classification_report.txt", f"{head}{metrics.report_text}")
@@ -188,6 +194,8 @@ def evaluate_split(
     notes: Sequence[str] = (),
     skipped: Sequence[Skip] = (),
     footage: Footage | None = None,
+    own_clips: bool = True,
+    known_as: Mapping[str, str] | None = None,
     batch_size: int = 4,
     workers: int = 0,
     store: ClipStore | None = None,
@@ -203,6 +211,8 @@ def evaluate_split(
         split: a side, or "all".
         notes, skipped: what to write beside the figures.
         footage: the hours of all normal clips, if told, and the prevalence; the rest is worked out.
+        own_clips: whether they are the run's own.
+        known_as: the side of the run's clip that a clip of other data is a copy of, by name.
         batch_size, workers, store, on_batch: as :func:`score_clips`.
 
     Raises:
@@ -212,8 +222,6 @@ def evaluate_split(
     chosen = [clip for clip in clips if sides[clip.name] in _scored_with(split)]
     if not any(split in ("all", sides[clip.name]) for clip in chosen):
         raise DataError(f"no clip is on the side {split!r}; there are {', '.join(sorted(set(sides.values())))}.")
-    if any(sides[clip.name] == "train" for clip in chosen):
-        notes = (TRAINED_ON_NOTE, *notes)
     scores = score_clips(classifier, chosen, batch_size=batch_size, workers=workers, store=store, on_batch=on_batch)
     scores = replace(scores, skipped=(*skipped, *scores.skipped))
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,10 +229,16 @@ def evaluate_split(
     of_split = [clip for clip in scores.clips if split in ("all", sides[clip.name])]
     footage = Footage(
         normal_hours=normal_hours(of_split, clips, classifier.spec.event, told.normal_hours),
-        clip_seconds=mean_seconds(of_split),
+        hours_told=told.normal_hours is not None,
+        clip_hours=normal_hours(of_split, clips, classifier.spec.event, None),
         prevalence=told.prevalence,
     )
-    return write_evaluation(folder, classifier, scores, sides, split, notes, footage)
+    learnt = {clip.group for clip in clips if sides[clip.name] == "train"}
+    divided = any(clip.group in learnt for clip in of_split if sides[clip.name] != "train")
+    measured = [(known_as or {}).get(clip.name, sides[clip.name]) for clip in of_split]
+    exposure = exposure_of(measured, groups_divided=divided and own_clips, own_clips=own_clips)
+    notes = (*exposure.notes, *notes)
+    return write_evaluation(folder, classifier, scores, sides, split, notes, footage, exposure)
 
 
 def evaluate_run(
@@ -264,6 +278,7 @@ def evaluate_run(
     own = root.resolve() == trained_on.resolve()
     clips, notes, skipped = _clips_below(root, classifier.spec)
     lost: list[str] = []
+    known_as: dict[str, str] = {}
     if own or split is not None:
         split = split or reported
         absent = [clip.name for clip in clips if clip.name not in sides]
@@ -275,19 +290,24 @@ def evaluate_run(
         if lost:
             notes.append(f"{count_and_names(lost)} of the run's clips cannot be read any more and are left out.")
     else:
-        known = sum(sides.get(clip.name) == "train" for clip in clips)
-        if known:
+        same, told = _copies_of_the_runs(clips, sides, trained_on, classifier.spec)
+        notes += told
+        named = sum(sides.get(clip.name) == "train" and clip.name not in same for clip in clips)
+        if named:
             notes.append(
-                f"{known} of these clips bear the names of training clips; if they are the same, the figures "
+                f"{named} of these clips bear the names of training clips; if they show the same, the figures "
                 "flatter. --split test leaves them out."
             )
+        known_as = {name: sides[original] for name, original in same.items()}
         split, sides = "all", {clip.name: "all" for clip in clips}
     name = split if own else f"{root.resolve().name}-{split}"
     exported = classifier.held.engine != "torch"
     if exported:
         name += f"-{classifier.held.engine}-{classifier.held.precision}"
-    # The run's own figures are replaced only by figures of the same clips by the same engine.
-    folder = run if own and split == reported and not lost and not exported else run / "evaluations" / name
+    # The run's own figures are replaced only by figures of the same clips by the same engine, and never by those of
+    # clips learnt from where a cross-validation measured the model.
+    replaces = own and split == reported and not lost and not exported and not _measured_by_folds(run)
+    folder = run if replaces else run / "evaluations" / name
     footage = Footage(normal_hours=config.get("normal_hours") if own else None, prevalence=config.get("prevalence"))
     try:
         return evaluate_split(
@@ -298,6 +318,8 @@ def evaluate_run(
             split,
             notes=notes,
             skipped=skipped,
+            own_clips=own,
+            known_as=known_as,
             footage=footage,
             batch_size=batch_size,
             workers=workers,
@@ -344,12 +366,6 @@ def normal_hours(
     return sum(known) / 3600 if known and len(known) == len(seconds) else None
 
 
-def mean_seconds(clips: Sequence[Clip]) -> float | None:
-    """Returns the mean length of clips; None unless all are known."""
-    known = [seconds for clip in clips if (seconds := clip.seconds) is not None]
-    return sum(known) / len(known) if known and len(known) == len(clips) else None
-
-
 def _scored_with(split: str) -> tuple[str, ...]:
     """Returns the sides whose clips stand in predictions.csv when a split is evaluated."""
     return {"test": ("validation", "test"), "all": (*SIDES, "all")}.get(split, (split,))
@@ -362,6 +378,41 @@ def _clips_below(root: Path, spec: ClipSpec) -> tuple[list[Clip], list[str], tup
     notes = list(search.notes)
     catalog = look_into(search, num_frames=spec.num_frames, step=spec.step)
     return list(catalog.clips), notes, catalog.skipped
+
+
+def _copies_of_the_runs(
+    clips: Sequence[Clip], sides: Mapping[str, str], trained_on: Path, spec: ClipSpec
+) -> tuple[dict[str, str], list[str]]:
+    """Finds clips of other data that are byte for byte those that the run learnt from or chose by.
+
+    Returns:
+        The run's clip by the clip's name, and sentences that a user should read.
+    """
+    known = {name: side for name, side in sides.items() if side in ("train", "validation")}
+    try:
+        search = search_folder(trained_on, spec.classes, absent_ok=True)
+    except DataError:
+        search = None
+    there = [found for found in search.found if found.name in known] if search is not None else []
+    same = find_same_files(clips, there)
+    notes = []
+    for side, what in (("train", "the model was trained on"), ("validation", "the run was validated on")):
+        named = [f"{name} is {original}" for name, original in same.items() if known[original] == side]
+        if named:
+            notes.append(f"copies, byte for byte, of clips that {what}: {count_and_names(named)}. The figures flatter.")
+    if gone := len(known) - len(there):
+        notes.append(
+            f"{gone} of the {len(known)} clips that the run was trained and validated on are not in {trained_on} any "
+            "more: whether these clips are copies of them cannot be told."
+        )
+    return same, notes
+
+
+def _measured_by_folds(run: Path) -> bool:
+    try:
+        return CROSS_VALIDATION in json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _config_of(run: Path) -> dict[str, Any]:

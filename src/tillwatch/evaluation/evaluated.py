@@ -13,7 +13,9 @@ import yaml
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import choose_event
-from tillwatch.errors import ConfigError, DataError, RunError, one_line
+from tillwatch.data.splits import SIDES
+from tillwatch.errors import ConfigError, DataError, RunError, did_you_mean, one_line
+from tillwatch.evaluation.exposure import CROSS_VALIDATION, Exposure, exposure_of, read_exposure
 from tillwatch.evaluation.operating_point import choose_threshold
 from tillwatch.evaluation.predictions import Predictions, predictions_of, read_rows
 from tillwatch.files import read_csv
@@ -56,7 +58,8 @@ class Evaluated:
 
     Attributes:
         source: the folder or table.
-        kind: "run", "crossval", "evaluation" (of a run's model on other clips) or "table".
+        kind: "run", "crossval", "final" (a model trained on all clips, with its cross-validation's figures),
+            "evaluation" (of a run's model on other clips) or "table".
         names, labels, groups: of N clips; labels int64 ``(N,)``, places in ``classes``.
         classes, event: names in label order, and those worth an alarm.
         probabilities: float64 ``(R, N, classes)``, R repeats of a cross-validation, otherwise 1.
@@ -64,8 +67,10 @@ class Evaluated:
         own_thresholds: float64 ``(R, N)``, of the fold that tested each clip, chosen on that fold's validation clips:
             recall, precision and alarms are at these. None where one threshold stands for all.
         split: what the clips are: "test", "out of fold", "train", "all".
+        exposure: what the model had to do with them.
         normal_hours: of footage that these normal clips stand for, once; None if unknown.
-        clip_seconds, prevalence: mean length, and the user's own share of events; None if unknown.
+        hours_told: whether somebody said so; otherwise they are the clips' own lengths.
+        clip_hours, prevalence: what the normal clips last, and the user's own share of events; None if unknown.
         notes: sentences that must stand beside the figures.
         baselines: what needs no network, on the same clips.
         clips: the run's clips.csv by path; empty for a table.
@@ -85,9 +90,11 @@ class Evaluated:
     threshold: float
     point_source: str
     split: str
+    exposure: Exposure
     own_thresholds: NDArray[np.float64] | None = None
     normal_hours: float | None = None
-    clip_seconds: float | None = None
+    hours_told: bool = False
+    clip_hours: float | None = None
     prevalence: float | None = None
     notes: tuple[str, ...] = ()
     baselines: tuple[Contender, ...] = ()
@@ -165,7 +172,8 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     run = folder.parent.parent if folder.parent.name == "evaluations" else folder
     split = str(record.get("split", "test"))
     rows = read_rows(folder / PREDICTIONS_CSV)
-    if not crossval and split != "all":
+    of_folds = bool(crossval) or CROSS_VALIDATION in record
+    if not of_folds and split != "all":
         rows = [row for row in rows if row.get("split") == split]
     first, probabilities = repeats_of(rows, folder / PREDICTIONS_CSV)
     event = choose_event(first.classes, told.event or _names(record.get("event")))
@@ -173,9 +181,11 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     settings = crossval or _yaml(run / "config.yaml")
     threshold, source = _point(record, told)
     normal = [name for name, label in zip(first.names, first.labels, strict=True) if first.classes[label] not in event]
+    exposure = read_exposure(record) or _exposure(folder, record, rows, run == folder)
+    whole = "crossval" if crossval else "final" if of_folds else "run"
     return Evaluated(
         source=folder,
-        kind="crossval" if crossval else "run" if run == folder else "evaluation",
+        kind=whole if run == folder else "evaluation",
         names=first.names,
         labels=first.labels,
         groups=first.groups,
@@ -185,9 +195,11 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         threshold=threshold,
         point_source=source,
         split=split,
-        own_thresholds=own_thresholds_of(rows, first.names) if crossval and told.threshold is None else None,
-        normal_hours=_hours(record, clips, normal, event, told.normal_hours),
-        clip_seconds=_mean(_seconds(clips, first.names)),
+        exposure=exposure,
+        own_thresholds=own_thresholds_of(rows, first.names) if of_folds and told.threshold is None else None,
+        normal_hours=None if exposure.learnt_from else _hours(record, clips, normal, event, told.normal_hours),
+        hours_told=told.normal_hours is not None or (exposure.own_clips and settings.get("normal_hours") is not None),
+        clip_hours=sum(_seconds(clips, normal)) / 3600 or None,
         prevalence=settings.get("prevalence"),
         notes=tuple(map(str, record.get("notes", ()))),
         baselines=contenders_of(_rows(folder / BASELINES_CSV), first, folder / BASELINES_CSV),
@@ -204,11 +216,19 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     rows = read_rows(path)
     first, probabilities = repeats_of(rows, path, one_class_ok=False)
     event = choose_event(first.classes, told.event)
-    splits = np.array(first.splits)
-    wanted = splits == "test" if (splits == "test").any() else np.ones(len(splits), bool)
-    notes = []
+    splits = np.array([_side(split, path) for split in first.splits])
+    # What tells most of new clips: a test, else rows that say nothing, else validation, and training last.
+    split = next(side for side in ("test", "", "validation", "train") if (splits == side).any())
+    wanted = splits == split
+    exposure = exposure_of(list(splits[wanted]))
+    notes = list(exposure.notes)
     if not wanted.all():
-        notes.append(f"{int((~wanted).sum())} clips of other splits than test are left out of every figure.")
+        others = ", ".join(f"{count} {side or 'without a split'}" for side, count in _counted(splits[~wanted]))
+        notes.append(
+            f"The figures are of the {int(wanted.sum())} rows {_ROWS[split]}; {others} are left out of every figure."
+        )
+    elif split in ("validation", "train"):
+        notes.append(f"All {len(splits)} rows are {_ROWS[split].removeprefix('of ')}: no row is of a test.")
     is_event = np.isin(first.labels, [first.classes.index(name) for name in event])
     scores = probabilities[..., [first.classes.index(name) for name in event]].sum(-1)
     threshold, source = 0.5, "default, not chosen on data"
@@ -231,10 +251,53 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         probabilities=probabilities[:, wanted],
         threshold=threshold,
         point_source=source,
-        split="test" if (splits == "test").any() else "all",
-        normal_hours=hours,
+        split=split or "all",
+        exposure=exposure,
+        normal_hours=None if exposure.learnt_from else hours,
+        hours_told=hours is not None,
         notes=tuple(notes),
     )
+
+
+def _exposure(folder: Path, record: Mapping[str, Any], rows: Sequence[Mapping[str, str]], is_run: bool) -> Exposure:
+    """Works out what an older evaluation.json does not tell."""
+    sides = {row["path"]: row.get("split", "") for row in rows}
+    return exposure_of(
+        list(sides.values()),
+        groups_divided=record.get("grouping") == "random",
+        own_clips=is_run or folder.name in (*SIDES, "all"),
+    )
+
+
+#: What the rows are that a table's figures are of.
+_ROWS = {
+    "test": "of the split test",
+    "": "without a split",
+    "validation": "of the split validation",
+    "train": "of the split train",
+}
+
+
+def _side(split: str, path: Path) -> str:
+    """Returns which side a table's row is on; empty where it says none, as "all" does, which evaluate writes.
+
+    Raises:
+        DataError: if it says something else: taken for a test, it might be none.
+    """
+    side = split.strip().lower()
+    if side in ("", "all"):
+        return ""
+    if side not in SIDES:
+        raise DataError(
+            f"{path}: the column split says {split!r}; it must be test, validation or train, or be empty."
+            f"{did_you_mean(side, SIDES)}"
+        )
+    return side
+
+
+def _counted(sides: NDArray[np.str_]) -> list[tuple[str, int]]:
+    names, counts = np.unique(sides, return_counts=True)
+    return [(str(name), int(count)) for name, count in zip(names, counts, strict=True)]
 
 
 def repeats_of(
@@ -320,10 +383,6 @@ def _seconds(clips: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> li
         return [float(seconds or "") for seconds in told]
     except ValueError:
         return []
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _names(value: object) -> list[str] | None:

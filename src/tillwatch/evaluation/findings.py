@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tillwatch.evaluation.evaluated import Evaluated
 from tillwatch.evaluation.intervals import MIN_CLIPS
+from tillwatch.evaluation.numbers import readable
 from tillwatch.evaluation.paired import Rival, rivals_of, strongest
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 
@@ -58,8 +59,15 @@ def pooled(found: Evaluated) -> tuple[NDArray[np.bool_], NDArray[np.float64], tu
 
 def summary_of(found: Evaluated) -> Summary:
     """Summarises what was evaluated; of repeats as :func:`tillwatch.evaluation.summary.summarize` says."""
-    footage = Footage(normal_hours=found.normal_hours, clip_seconds=found.clip_seconds, prevalence=found.prevalence)
-    return summarize(found.labels, found.probabilities, found.groups, found.event_indices, found.thresholds, footage)
+    footage = Footage(
+        normal_hours=found.normal_hours,
+        hours_told=found.hours_told,
+        clip_hours=found.clip_hours,
+        prevalence=found.prevalence,
+    )
+    summary = summarize(found.labels, found.probabilities, found.groups, found.event_indices, found.thresholds, footage)
+    why = found.exposure.why_no_claim
+    return summary if why is None else summary.without_claims(why)
 
 
 def rivals(found: Evaluated) -> list[Rival]:
@@ -99,9 +107,11 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
     if not point.events or not point.others:
         missing = event if not point.events else f"anything but {event}"
         return _verdict("bad", f"These clips cannot show how good the model is: none of them is {missing}.", rest)
-    if found.split == "train" or any("trained on" in note for note in found.notes):
-        return _verdict("bad", "These are the clips that the model learnt from: they say nothing of new ones.", rest)
-    if any("leak" in note for note in found.notes):
+    if found.exposure.learnt_from:
+        which = "" if found.exposure.learnt_from == found.exposure.clips else "Some of "
+        headline = f"{which}these are the clips that the model learnt from: they say nothing of new ones."
+        return _verdict("bad", headline[:1].upper() + headline[1:], rest)
+    if found.exposure.groups_divided:
         return _verdict(
             "bad", "These figures flatter: clips of one source were learnt from and tested. Do not go by them.", rest
         )
@@ -121,7 +131,7 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
     headline = f"The model found {point.found} of {point.events} {event} clips"
     alarms = point.found + point.false_alarms
     headline += f"; {point.false_alarms} of its {alarms} alarms were false." if alarms else "."
-    tone = "good" if auroc.interval is not None else "unsure"
+    tone = "good" if auroc.interval is not None and not found.exposure.chosen_on else "unsure"
     return _verdict(tone, headline, rest)
 
 
@@ -140,7 +150,16 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
     """Returns the sentences under the headline: what it would do on other groups, and against what needs no network."""
     sentences, point, recall = [], summary.at_point, summary.figures["recall"]
     event = " or ".join(found.event)
-    if recall.interval is not None and recall.value is not None:
+    if found.exposure.learnt_from:
+        known = found.exposure.learnt_from
+        return [f"The model was trained on {known} of these {found.exposure.clips} clips; of others they say nothing."]
+    if found.exposure.groups_divided:
+        sentences.append("How it does on other groups cannot be said: clips of these were learnt from and tested.")
+    elif found.exposure.chosen_on:
+        sentences.append(
+            "How it does on other groups cannot be said: choices were made on clips that are measured here."
+        )
+    elif recall.interval is not None and recall.value is not None:
         sentences.append(
             f"On other groups of the same sort it would find between {_percent(recall.interval.low)} and "
             f"{_percent(recall.interval.high)} of {event} (95 % interval, by group)."
@@ -150,9 +169,9 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
             "How far that would hold on other clips cannot be said: the clips fall into too few groups for an interval."
         )
     if (alarms := point.alarms) is not None:
-        most = f"; with 95 % confidence at most {alarms.high:.3g}" if not alarms.count else ""
-        seen = f"{alarms.count:g} false alarms in {alarms.hours:.3g} h of normal footage"
-        sentences.append(f"{seen}: {alarms.per_hour:.3g} an hour{most}.")
+        told = ", as declared" if found.hours_told else ""
+        seen = f"{readable(alarms.count)} false alarms in {readable(alarms.hours)} h of normal footage{told}"
+        sentences.append(f"{seen}: {readable(alarms.per_hour)} an hour ({alarms.bounds}, 95 %).")
     if best is not None:
         ahead = best.ahead["balanced_accuracy"]
         if ahead.value is not None:

@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from tillwatch.evaluation.evaluated import Evaluated
 from tillwatch.evaluation.findings import rivals, summary_of, verdict
-from tillwatch.evaluation.report import claim_of
+from tillwatch.evaluation.report import claim_of, model_point
 from tillwatch.evaluation.summary import Summary
 
 MODEL_CARD = "model_card.md"
@@ -52,26 +52,30 @@ def render_model_card(found: Evaluated) -> str:
         trained=sum(row.get("split") == "train" for row in found.clips.values()),
         resnet=found.model.get("arch") in ("r2plus1d_18", "r3d_18", "mc3_18"),
         claim=claim_of(found),
+        point=model_point(found),
     )
 
 
 def _front_matter(found: Evaluated, summary: Summary) -> dict[str, Any]:
+    out_of_fold = ", out of fold" if found.kind == "final" else ""
     metrics = [
-        {"type": kind, "name": name, "value": round(figure.value, 4)}
+        {"type": kind, "name": f"{name}{out_of_fold}", "value": round(figure.value, 4)}
         for (kind, name), figure in ((_METRICS[key], figure) for key, figure in summary.figures.items())
         if figure.value is not None
     ]
+    by = "" if found.kind != "final" else ", by the models of a cross-validation's folds"
     result = {
         "task": {"type": "video-classification", "name": "Video classification"},
-        "dataset": {"type": "private", "name": "the clips that the model's owner labelled", "split": found.split},
+        "dataset": {"type": "private", "name": f"the clips that the model's owner labelled{by}", "split": found.split},
         "metrics": metrics,
     }
+    # Whoever reads figures by machine takes them for what the model does on others.
+    index = [] if found.exposure.learnt_from else [{"name": found.source.resolve().name, "results": [result]}]
     return {
         "library_name": "tillwatch",
         "pipeline_tag": "video-classification",
         "tags": ["video-classification", "cctv", "pytorch", "torchvision", str(found.model.get("arch", ""))],
-        "model-index": [{"name": found.source.resolve().name, "results": [result]}],
-    }
+    } | ({"model-index": index} if index else {})
 
 
 def _plain(text: object) -> str:

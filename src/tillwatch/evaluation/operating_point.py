@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tillwatch.errors import DataError
+from tillwatch.evaluation.numbers import readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,52 @@ class Alarms:
     per_hour: float
     low: float
     high: float
+
+    @property
+    def bounds(self) -> str:
+        """Returns the interval to read."""
+        if not self.count:
+            return f"at most {readable(self.high)}"
+        return f"{readable(self.low)} to {readable(self.high)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ADay:
+    """Alarms a day of one camera, at the user's own share of events.
+
+    Attributes:
+        clips: that a day holds.
+        prevalence: share of them that are events.
+        events, true: such clips, and those of them that are alarms.
+        false, false_low, false_high: false alarms, with the bounds of :class:`Alarms`.
+        true_share, true_share_low, true_share_high: of all alarms, and with as many and as few false ones as
+            those bounds allow; None if there is no alarm.
+    """
+
+    clips: float
+    prevalence: float
+    events: float
+    true: float
+    false: float
+    false_low: float
+    false_high: float
+    true_share: float | None
+    true_share_low: float | None
+    true_share_high: float | None
+
+    def __str__(self) -> str:
+        bounds = f"at most {readable(self.false_high)}"
+        if self.false:
+            bounds = f"{readable(self.false_low)} to {readable(self.false_high)}"
+        told = (
+            f"{readable(self.true + self.false)} alarms, {readable(self.true)} of them true and "
+            f"{readable(self.false)} false ({bounds}, 95 %)"
+        )
+        if self.true_share_low is None or self.true_share_high is None:
+            return told
+        low, high = 100 * self.true_share_low, 100 * self.true_share_high
+        share = f"at least {readable(low)} %" if not self.false else f"{readable(low)} to {readable(high)} %"
+        return f"{told}: {share} of all alarms would be true"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +149,7 @@ def choose_threshold(
             raise DataError("--max-false-alarms-per-hour needs the hours of normal footage: give --normal-hours.")
         within = false <= max_false_alarms_per_hour * hours * (1 + 1e-12)
         best = _best(within, found, -false)
-        told = f"at most {max_false_alarms_per_hour:g} false alarms an hour in {hours:.3g} h of normal footage"
+        told = f"at most {max_false_alarms_per_hour:g} false alarms an hour in {readable(hours)} h of normal footage"
         if not found[best]:
             told += "; no event stays found within that budget"
     elif min_recall is not None:
@@ -160,19 +207,36 @@ def most_per_hour(count: float, hours: float) -> float:
     return float(stats.chi2.ppf(0.95, 2 * count + 2)) / 2 / hours
 
 
-def expected_a_day(
-    recall: float, false_alarm_share: float, prevalence: float, clips_a_day: float
-) -> tuple[float, float | None]:
-    """Returns alarms a day, and the share of them that are true (None if there is no alarm), by Bayes' rule.
+def expected_a_day(recall: float, others: int, alarms: Alarms, prevalence: float) -> ADay:
+    """Returns what a camera would alarm at in a day, by the same hours that false alarms an hour rest on.
+
+    A day holds 24 hours' worth of the clips that the hours were found to hold, a share of them events.
 
     Args:
         recall: share of events that are alarms.
-        false_alarm_share: share of other clips that are.
+        others: clips that are no event, which stand for the hours of ``alarms``.
+        alarms: false alarms in those hours.
         prevalence: share of the user's own clips that are events.
-        clips_a_day: that the user's cameras give, of the length of those measured.
     """
-    true, false = prevalence * recall * clips_a_day, (1 - prevalence) * false_alarm_share * clips_a_day
-    return true + false, true / (true + false) if true + false else None
+    clips = 24 * others / alarms.hours
+    true = prevalence * recall * clips
+    false, low, high = (24 * (1 - prevalence) * rate for rate in (alarms.per_hour, alarms.low, alarms.high))
+
+    def share(false_alarms: float) -> float | None:
+        return true / (true + false_alarms) if true + false_alarms else None
+
+    return ADay(
+        clips=clips,
+        prevalence=prevalence,
+        events=prevalence * clips,
+        true=true,
+        false=false,
+        false_low=low,
+        false_high=high,
+        true_share=share(false),
+        true_share_low=share(high),
+        true_share_high=share(low),
+    )
 
 
 def _best(allowed: NDArray[np.bool_], *by: NDArray[np.int64]) -> int:

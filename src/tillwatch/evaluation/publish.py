@@ -50,7 +50,7 @@ def publish(
     strips, looked_note = _draw(found, classifier, clips, note) if pictures else ([], None)
     page = out or report_path(source)
     write_report(page, found, strips, looked_note)
-    if found.kind == "run" and out is None and told in (None, Told()):
+    if found.kind in ("run", "final") and out is None and told in (None, Told()):
         write_text(source / MODEL_CARD, render_model_card(found))
     return page
 
@@ -75,7 +75,7 @@ def _draw(
 ) -> tuple[list[Strip], str | None]:
     """Draws the filmstrips; a page without them is better than no page."""
     shown = choose_shown(found)
-    if found.kind == "table" or not shown:
+    if found.kind in ("table", "final") or not shown:
         return [], None
     try:
         clips = _find(found, shown) if clips is None else clips

@@ -20,8 +20,10 @@ from tillwatch.errors import RunError, one_line
 from tillwatch.evaluation import plots
 from tillwatch.evaluation.curves import Step, pr_curve, roc_curve, threshold_steps
 from tillwatch.evaluation.evaluated import Evaluated, Told, read_evaluated
+from tillwatch.evaluation.exposure import CROSS_VALIDATION
 from tillwatch.evaluation.findings import parts, pooled, rivals, summary_of, verdict
 from tillwatch.evaluation.intervals import MIN_GROUPS
+from tillwatch.evaluation.numbers import readable
 from tillwatch.evaluation.operating_point import Alarms, false_alarms_per_hour
 from tillwatch.evaluation.paired import Rival
 from tillwatch.evaluation.summary import Summary
@@ -95,6 +97,7 @@ def render_report(found: Evaluated, strips: Sequence[Any] = (), looked_note: str
         "notes": found.notes,
         "verdict": verdict(found, summary, compared),
         "tone_words": _TONES,
+        "learnt_from": found.exposure.learnt_from,
         "figures": [(_NAMES[name], figure) for name, figure in summary.figures.items()],
         **_claim(found),
         **_compared(summary, compared),
@@ -105,7 +108,8 @@ def render_report(found: Evaluated, strips: Sequence[Any] = (), looked_note: str
         **_pictures(found, strips, looked_note),
         **_learning(found),
         **_repeat(found),
-        "audit": _audit(found.audit),
+        "audit": _audit(found.audit) if found.exposure.own_clips else None,
+        "own_clips": found.exposure.own_clips,
         "skipped": found.record.get("skipped") or (),
     }
     learnt = page["losses"] is not None
@@ -119,7 +123,6 @@ def _environment() -> Environment:
     made.filters |= {
         "decimals": lambda value, digits: f"{value:.{digits}f}",
         "plusminus": lambda value: f"{value:+.3f}",
-        "short": lambda value: f"{value:.3g}",
         "capfirst": lambda text: text[:1].upper() + text[1:],
     }
     return made
@@ -131,32 +134,69 @@ def _packaged(name: str) -> str:
 
 def _claim(found: Evaluated) -> dict[str, Any]:
     groups = len(set(found.groups))
+    told_apart = "1 group was" if groups == 1 else f"{groups} groups were"
     claim = claim_of(found)
     scored = f"{len(found.names)} clips in {n_groups(groups)}"
     times = f", {found.repeats} times each" if found.repeats > 1 else ""
-    what = {
-        "test": "held out of training",
-        "validation": "the operating point was chosen on them",
-        "train": "the model learnt from them",
-        "out of fold": "each scored by a model that had seen neither it nor its group",
-    }.get(found.split, "other clips than the run's own" if found.kind == "evaluation" else "")
-    if any("leak" in note for note in found.notes):
-        what = "groups divided between training and test"
+    what = _what_they_are(found)
     return {
         "facts": f"{scored}{times}{f' ({what})' if what else ''}. The event: {' or '.join(found.event)}.",
         "claim": claim if any(claim.values()) else None,
         "no_claim": (
+            ""
+            if found.exposure.own_clips
+            else "These are other clips than the run's own, and its audit did not look at them: tillwatch audit tells "
+            "of their folder what such a score can claim. "
+        )
+        + (
             "A score holds for clips that come about as these did: the same cameras, rooms and people, unless groups "
-            f"keep them apart. Here {groups} groups were told apart; whether a group is a camera, a day or a single "
+            f"keep them apart. Here {told_apart} told apart; whether a group is a camera, a day or a single "
             "clip is for whoever named them to say."
             + (" All clips are of one group: nothing here says how the model does on another." if groups == 1 else "")
         ),
     }
 
 
+def _what_they_are(found: Evaluated) -> str:
+    """Says what the model had to do with the clips, for the brackets behind their number."""
+    exposure = found.exposure
+    if exposure.groups_divided:
+        return "groups divided between training and test"
+    if exposure.learnt_from == len(found.names):
+        return "the model learnt from them"
+    if exposure.chosen_on == len(found.names):
+        return "the best epoch, the temperature or the operating point was chosen on them"
+    parts = ["" if exposure.own_clips else "other clips than the run's own"]
+    if exposure.learnt_from:
+        parts.append(f"the model learnt from {exposure.learnt_from} of them")
+    if exposure.chosen_on:
+        parts.append(f"choices were made on {exposure.chosen_on} of them")
+    if not any(parts):
+        parts = [
+            {
+                "test": "held out of training",
+                "out of fold": "each scored by a model that had seen neither it nor its group",
+            }.get(found.split, "")
+        ]
+    return "; ".join(part for part in parts if part)
+
+
 def claim_of(found: Evaluated) -> dict[str, str]:
-    """Returns what the audit says that a score of these clips can claim, and what not; empty where it says nothing."""
-    claim = found.audit.get("claim")
+    """Returns what a score of these clips can claim, and what not; empty where nothing is known of that."""
+    exposure = found.exposure
+    why = None
+    if exposure.groups_divided:
+        why = "groups were divided, clips of one were learnt from and tested, so these figures leak"
+    if exposure.learnt_from:
+        why = f"the model learnt from {exposure.learnt_from} of these {exposure.clips} clips"
+    elif exposure.chosen_on:
+        why = (
+            f"epoch, temperature or operating point were chosen on {exposure.chosen_on} of these {exposure.clips} clips"
+        )
+    if why is not None:
+        return {"can": "", "cannot": f"How the model does on any other clips: {why}."}
+    # The run's audit is of the run's clips, and of no others.
+    claim = (found.audit.get("claim") or found.record.get("claim")) if exposure.own_clips else None
     told = claim if isinstance(claim, Mapping) else {}
     return {name: str(told.get(name) or "") for name in ("can", "cannot")}
 
@@ -193,6 +233,8 @@ def _compared(summary: Summary, compared: Sequence[Rival]) -> dict[str, Any]:
 
 def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
     is_event, scores, groups = pooled(found)
+    if found.exposure.learnt_from:
+        groups = ("",) * len(groups)  # no bands: they would speak of other groups
     roc, pr = roc_curve(is_event, scores, groups), pr_curve(is_event, scores, groups)
     if roc is None or pr is None:
         return {"roc": None, "pr": None, "band_note": ""}
@@ -211,6 +253,8 @@ def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
         "band_note": "The bands are 95 % intervals by group, of recall and of precision at each threshold by itself; "
         f"that of precision begins where alarms fall into {MIN_GROUPS} groups."
         if roc.band
+        else "No bands: the model learnt from these clips."
+        if found.exposure.learnt_from
         else f"No bands: the events must fall into {MIN_GROUPS} groups or more.",
     }
 
@@ -251,8 +295,9 @@ def _at_which(found: Evaluated) -> str:
 
 def _point_note(found: Evaluated) -> str:
     """Says whether the operating point had seen the clips that it is measured on."""
-    same = "out-of-fold" in found.point_source or found.split == "validation"
-    if same or (found.split == "all" and found.kind == "run"):
+    exposure, source = found.exposure, found.point_source
+    same = ("out-of-fold" in source and exposure.own_clips) or ("validation" in source and exposure.chosen_on)
+    if same:
         note = "It was chosen on these very clips, or some of them, so what it does here flatters."
         if found.own_thresholds is not None:
             note += " The figures above do not: there each fold has its own threshold, chosen without its test clips."
@@ -264,6 +309,8 @@ def _explorer_row(step: Step, events: int, others: int, found: Evaluated) -> lis
     """Returns a threshold and what the explorer writes for it, so that the page has nothing to compute."""
     alarms = step.found + step.false_alarms
     rate, bounds = NONE, "hours of normal footage not known" if others else "no normal clips"
+    if found.exposure.learnt_from:
+        bounds = "not of clips that the model learnt from"
     if found.normal_hours and others:
         rate, bounds = _rate(false_alarms_per_hour(step.false_alarms / found.repeats, found.normal_hours))
     return [
@@ -282,8 +329,7 @@ def _explorer_row(step: Step, events: int, others: int, found: Evaluated) -> lis
 
 def _rate(alarms: Alarms) -> tuple[str, str]:
     """Returns false alarms an hour, and their bounds."""
-    bounds = f"{alarms.low:.3g} to {alarms.high:.3g}" if alarms.count else f"at most {alarms.high:.3g}"
-    return f"{alarms.per_hour:.3g}", f"{bounds}, in {alarms.hours:.3g} h"
+    return readable(alarms.per_hour), f"{alarms.bounds}, in {readable(alarms.hours)} h"
 
 
 def _confusion(found: Evaluated, summary: Summary) -> dict[str, Any]:
@@ -319,8 +365,8 @@ def _by_group(found: Evaluated) -> dict[str, Any]:
     return {
         "group_note": note,
         "by_part": by_part,
-        "folds": found.record.get("folds") or () if found.kind == "crossval" else (),
-        "repeat_rows": found.record.get("repeats") or () if found.kind == "crossval" else (),
+        "folds": found.record.get("folds") or () if found.kind in ("crossval", "final") else (),
+        "repeat_rows": found.record.get("repeats") or () if found.kind in ("crossval", "final") else (),
     }
 
 
@@ -337,6 +383,8 @@ def _pictures(found: Evaluated, strips: Sequence[Any], looked_note: str | None) 
         note = (
             "A table of predictions brings no clips, so there are no pictures here."
             if found.kind == "table"
+            else "The cross-validation's own report shows its clips; this model learnt from them."
+            if found.kind == "final"
             else "No pictures: the clips could not be read when this was written, or there is none to show."
         )
     elif not mistakes:
@@ -389,10 +437,12 @@ def commands_of(found: Evaluated) -> list[tuple[str, str]]:
     if found.kind == "table":
         event = shlex.quote(",".join(found.event))
         return [("This page again:", f"tillwatch report {place} --event {event} --threshold {found.threshold!r}")]
-    if found.kind == "crossval":
+    if found.kind in ("crossval", "final"):
         data = shlex.quote(str(settings.get("data", "DATA")))
-        told = " ".join(f"--{name} {settings[name]}" for name in ("folds", "repeats", "grouping") if name in settings)
-        flags = "" if not told else f" {told}"
+        drawn = settings if found.kind == "crossval" else found.record[CROSS_VALIDATION]
+        told = " ".join(f"--{name} {drawn[name]}" for name in ("folds", "repeats", "grouping") if name in drawn)
+        flags = f" {told}" if told else ""
+        flags += " --final" if found.kind == "final" else ""
         note = "The same folds again; other settings than the defaults stand below:"
         return [(note, f"tillwatch crossval {data} --out again{flags}"), again]
     run = found.source.parent.parent if found.kind == "evaluation" else found.source
@@ -405,17 +455,26 @@ def commands_of(found: Evaluated) -> list[tuple[str, str]]:
     ]
 
 
+def model_point(found: Evaluated) -> tuple[float, str]:
+    """Returns the model's operating point and how it came about; that of a final model is not its folds'."""
+    point = found.model.get("operating_point")
+    if found.kind == "final" and isinstance(point, Mapping):
+        return float(point["threshold"]), str(point["source"])
+    return found.threshold, found.point_source
+
+
 def _identity(found: Evaluated) -> list[tuple[str, str]]:
     table = found.source if found.source.is_file() else found.source / "predictions.csv"
     versions = found.model.get("versions")
     hashed = hashlib.sha256(table.read_bytes()).hexdigest() if table.is_file() else ""
     temperature = found.record.get("temperature", found.model.get("temperature"))
+    threshold, source = model_point(found)
     return [
         ("Network", str(found.model.get("arch", ""))),
         ("SHA-256 of the weights", str(found.record.get("model_sha256") or found.model.get("sha256", ""))),
         ("SHA-256 of predictions.csv", hashed),
         ("Temperature", "" if temperature is None else f"{temperature:.4g}"),
-        ("Operating point", f"{found.threshold:.6g} ({found.point_source})"),
+        ("Operating point", f"{threshold:.6g} ({source})"),
         (
             "Trained with",
             ", ".join(f"{name} {v}" for name, v in versions.items()) if isinstance(versions, Mapping) else "",

@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 from tillwatch.evaluation import figures
 from tillwatch.evaluation.calibration import Calibration, calibration
 from tillwatch.evaluation.intervals import Interval, Statistic, group_interval, too_few, why_no_interval
-from tillwatch.evaluation.operating_point import AtPoint, expected_a_day, false_alarms_per_hour, measure
+from tillwatch.evaluation.numbers import readable
+from tillwatch.evaluation.operating_point import ADay, AtPoint, expected_a_day, false_alarms_per_hour, measure
 
-SECONDS_A_DAY = 86400
+_TRUSTED_FROM = 0.5  # of the hours told, in clips: below this, most of them nobody looked at
+
+_A_DAY = (
+    "alarms a day are 24 times the false alarms an hour, and what recall finds of {events} events: your prevalence of "
+    "{clips} clips, as many as a day of those hours holds. The bounds are of the number of false alarms alone, as if "
+    "each came by itself."
+)
 
 REPEATED = (
     "each figure is the mean of {repeats} repeats, counts are of all of them; intervals are of that mean, by group, "
@@ -46,13 +53,37 @@ class Footage:
 
     Attributes:
         normal_hours: of footage without an event; None if unknown.
-        clip_seconds: mean length of a clip; None if unknown.
+        hours_told: whether the user says so; otherwise they are the normal clips' own lengths.
+        clip_hours: what the normal clips last, together; None if unknown.
         prevalence: share of the user's own clips that are events; None if not told.
     """
 
     normal_hours: float | None = None
-    clip_seconds: float | None = None
+    hours_told: bool = False
+    clip_hours: float | None = None
     prevalence: float | None = None
+
+    @property
+    def basis(self) -> str | None:
+        """Says what false alarms an hour rest on; None if the hours are unknown."""
+        if not self.normal_hours:
+            return None
+        if not self.hours_told:
+            return (
+                "hours of normal footage are the normal clips' own lengths: false alarms an hour and a day assume that "
+                "the rest of the day looks like these clips."
+            )
+        if self.clip_hours is not None and self.clip_hours >= _TRUSTED_FROM * self.normal_hours:
+            return None
+        lasts = (
+            "nothing here tells how long the normal clips last"
+            if self.clip_hours is None
+            else f"the normal clips last {readable(self.clip_hours)} h"
+        )
+        return (
+            f"the {readable(self.normal_hours)} h of normal footage are taken on trust, {lasts}: false alarms an hour "
+            "and a day assume that these clips are all of those hours that could raise an alarm."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +109,14 @@ class Summary:
             the threshold.
         calibration: of the event probability; None unless events and others occur.
         at_point: what the threshold does; counts are of all repeats, false alarms an hour their mean.
-        alarms_a_day, true_share: for the user's own prevalence, one camera all day; None if that was not told.
+        alarms_a_day: for the user's own prevalence, one camera all day; None if that or the hours are unknown.
         sentences: what must stand beside the figures.
     """
 
     figures: dict[str, Figure]
     calibration: Calibration | None
     at_point: AtPoint
-    alarms_a_day: float | None
-    true_share: float | None
+    alarms_a_day: ADay | None
     sentences: tuple[str, ...]
 
     def lines(self, threshold: float | None) -> list[str]:
@@ -102,15 +132,23 @@ class Summary:
             )
         lines.append(f"{where}: recall {named['recall']}, precision {named['precision']}")
         if (alarms := self.at_point.alarms) is not None:
-            bounds = f"{alarms.low:.3g} to {alarms.high:.3g}" if alarms.count else f"at most {alarms.high:.3g}"
             lines.append(
-                f"{alarms.count:g} false alarms in {alarms.hours:.3g} h of normal footage: "
-                f"{alarms.per_hour:.3g} an hour ({bounds}, 95 %)"
+                f"{readable(alarms.count)} false alarms in {readable(alarms.hours)} h of normal footage: "
+                f"{readable(alarms.per_hour)} an hour ({alarms.bounds}, 95 %)"
             )
         if self.alarms_a_day is not None:
-            true = "none of them" if self.true_share is None else f"{100 * self.true_share:.1f} % of them"
-            lines.append(f"at your prevalence, one camera all day: {self.alarms_a_day:.3g} alarms, {true} true")
+            lines.append(f"at your prevalence, one camera all day: {self.alarms_a_day}")
         return [*lines, *(f"note: {sentence}" for sentence in self.sentences)]
+
+    def without_claims(self, why: str) -> Summary:
+        """Returns the figures alone, as of clips that the model learnt from: no interval, bound or rate, and why."""
+        return replace(
+            self,
+            figures={name: Figure(value=figure.value) for name, figure in self.figures.items()},
+            at_point=replace(self.at_point, alarms=None),
+            alarms_a_day=None,
+            sentences=tuple(filter(None, (why, too_few(self.at_point.events, self.at_point.others)))),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as it stands in evaluation.json."""
@@ -143,11 +181,13 @@ def summarize(
     thresholds = np.broadcast_to(np.asarray(threshold, dtype=np.float64), scores.shape)
     events, others = int(is_event.sum()), int((~is_event).sum())
     point = _at_point(scores, is_event, thresholds, footage.normal_hours)
-    alarms_a_day, true_share = _a_day(point, footage)
+    a_day = _a_day(point, footage, repeats)
     both = is_event.astype(np.int64)
     sentences = (
         why_no_interval(groups, both if events and others else None),
         too_few(events, others),
+        footage.basis if point.alarms is not None else None,
+        None if a_day is None else _A_DAY.format(day=a_day, clips=readable(a_day.clips), events=readable(a_day.events)),
         REPEATED.format(repeats=repeats) if repeats > 1 else None,
     )
     statistics = mean_statistics(labels, several, event_indices, thresholds)
@@ -157,8 +197,7 @@ def summarize(
         if events and others
         else None,
         at_point=point,
-        alarms_a_day=alarms_a_day,
-        true_share=true_share,
+        alarms_a_day=a_day,
         sentences=tuple(sentence for sentence in sentences if sentence),
     )
 
@@ -229,8 +268,7 @@ def _at_point(
     return replace(point, alarms=false_alarms_per_hour(count, hours))
 
 
-def _a_day(point: AtPoint, footage: Footage) -> tuple[float | None, float | None]:
-    if footage.prevalence is None or not footage.clip_seconds or point.recall is None or not point.others:
-        return None, None
-    clips_a_day = SECONDS_A_DAY / footage.clip_seconds
-    return expected_a_day(point.recall, point.false_alarms / point.others, footage.prevalence, clips_a_day)
+def _a_day(point: AtPoint, footage: Footage, repeats: int) -> ADay | None:
+    if footage.prevalence is None or point.alarms is None or point.recall is None:
+        return None
+    return expected_a_day(point.recall, point.others // repeats, point.alarms, footage.prevalence)

@@ -18,7 +18,7 @@ from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, Interrupted, RunError, one_line
 from tillwatch.evaluation.audit_report import AUDIT_JSON
 from tillwatch.evaluation.calibration import Temperature
-from tillwatch.evaluation.evaluate import mean_seconds, normal_hours
+from tillwatch.evaluation.evaluate import normal_hours
 from tillwatch.evaluation.evaluated import (
     BASELINES_CSV,
     PREDICTIONS_CSV,
@@ -26,6 +26,7 @@ from tillwatch.evaluation.evaluated import (
     own_thresholds_of,
     repeats_of,
 )
+from tillwatch.evaluation.exposure import Exposure
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.evaluation.paired import Rival, cost_note, rivals_of
 from tillwatch.evaluation.publish import publish_or_say_why
@@ -38,6 +39,7 @@ from tillwatch.training.launch import standing
 from tillwatch.training.loop import resume, train
 from tillwatch.training.out_of_fold import (
     FoldPoint,
+    Judged,
     calibrate_final,
     choose_point,
     leaking,
@@ -283,7 +285,12 @@ def _collect(out: Path, config: TrainConfig, folds: Folds, job: Job) -> OutOfFol
     by_name = {clip.name: clip for clip in job.catalog.clips}
     scored = [by_name[name] for name in first.names]
     hours = normal_hours(scored, job.catalog.clips, job.spec.event, config.normal_hours)
-    footage = Footage(normal_hours=hours, clip_seconds=mean_seconds(scored), prevalence=config.prevalence)
+    footage = Footage(
+        normal_hours=hours,
+        hours_told=config.normal_hours is not None,
+        clip_hours=normal_hours(scored, job.catalog.clips, job.spec.event, None),
+        prevalence=config.prevalence,
+    )
     events = job.spec.event_indices
     compared = _of_folds(out, folds, BASELINES_CSV, points)
     baselines = contenders_of(compared, first, out / BASELINES_CSV)
@@ -343,6 +350,9 @@ def _record(found: OutOfFold, points: Sequence[FoldPoint], folds: Folds, job: Jo
         "split": "out of fold",
         "notes": list(found.notes),
         "grouping": folds.grouping,
+        "exposure": Exposure(
+            clips=len({row["path"] for row in found.rows}), groups_divided=folds.grouping == "random"
+        ).to_json(),
         **({} if folds.grouping == "random" or job.audit is None else {"claim": asdict(job.audit.claim)}),
         "clips": len({row["path"] for row in found.rows}),
         "groups": len({row["group"] for row in found.rows}),
@@ -409,8 +419,8 @@ def _train_final(
     log.say(f"temperature {temperature.value:.3g}, {temperature.source}")
     log.say(f"operating point {point.threshold:.4f}: {point.source}")
     settings = replace(_on_all(config, max(1, epochs)), overwrite=False)
-    calibrated = temperature.value, point
-    _train_or_go_on(data, out / "final", settings, log, prepared=job, calibrated=calibrated)
+    judged = Judged(temperature=temperature.value, point=point, crossval=out)
+    _train_or_go_on(data, out / "final", settings, log, prepared=job, judged=judged)
 
 
 def _train_or_go_on(data: Path, run: Path, config: TrainConfig, log: RunLog, **options: Any) -> None:

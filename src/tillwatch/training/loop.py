@@ -30,13 +30,14 @@ from tillwatch.models.backbones import KINETICS, build_model, digest_around
 from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.models.motion import MotionNetwork
 from tillwatch.models.recompute import recompute_activations
-from tillwatch.models.saved import OperatingPoint, read_classes, save_model
+from tillwatch.models.saved import read_classes, save_model
 from tillwatch.training.devices import Devices, fresh_statistics, set_up
 from tillwatch.training.feed import Feed, clip_feed
 from tillwatch.training.finish import finish
 from tillwatch.training.fitting import settle_batches, suggesting
 from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.motion import fit_motion
+from tillwatch.training.out_of_fold import Judged
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved, with_hours
 from tillwatch.training.probe import head_on_features
 from tillwatch.training.recorded import read_recorded
@@ -58,7 +59,7 @@ def train(
     *,
     divide_groups: bool = False,
     prepared: Job | None = None,
-    calibrated: tuple[float, OperatingPoint] | None = None,
+    judged: Judged | None = None,
     pictures: bool = True,
     devices: Devices | None = None,
 ) -> Evaluation:
@@ -71,7 +72,7 @@ def train(
         log: where to say what happens.
         divide_groups: follow ``config.split_file`` even where it divides a group, to show what that leaks.
         prepared: from the same data and settings; only divided anew. None prepares everything.
-        calibrated: temperature and operating point, if they are known, as of out-of-fold scores.
+        judged: what a cross-validation says of a model trained on all clips.
         pictures: whether the report shows clips.
         devices: those that this process, the first of them, trains with; the others :func:`follow`. None for one.
 
@@ -96,7 +97,7 @@ def train(
         tracking.begin(out, resolved(config, job))
         checkpoints = Checkpoints(out, config.checkpoint_minutes, log.note, interrupts, asked=devices.any_signal)
         _learn(network, job, config, out, checkpoints, log, devices)
-        return tracking.end(finish(network, job, config, out, log, calibrated=calibrated, pictures=pictures))
+        return tracking.end(finish(network, job, config, out, log, judged=judged, pictures=pictures))
 
 
 def resume(
@@ -107,7 +108,7 @@ def resume(
     *,
     divide_groups: bool = False,
     prepared: Job | None = None,
-    calibrated: tuple[float, OperatingPoint] | None = None,
+    judged: Judged | None = None,
     pictures: bool = True,
     devices: Devices | None = None,
 ) -> Evaluation | None:
@@ -117,7 +118,7 @@ def resume(
         run: the run folder.
         config: that of its config.yaml, but for what may change (``RESUME_MAY_CHANGE``); None for just that.
         data: its data folder, if that has moved.
-        log, divide_groups, prepared, calibrated, pictures, devices: as :func:`train` takes them.
+        log, divide_groups, prepared, judged, pictures, devices: as :func:`train` takes them.
 
     Returns:
         As :func:`train`; None if the run is finished already.
@@ -151,7 +152,7 @@ def resume(
         _write_beginning(run, data, config, job)
         tracking.begin(run, resolved(config, job))
         _learn(network, job, settings, run, checkpoints, log, devices)
-        return tracking.end(finish(network, job, settings, run, log, calibrated=calibrated, pictures=pictures))
+        return tracking.end(finish(network, job, settings, run, log, judged=judged, pictures=pictures))
 
 
 def follow(devices: Devices) -> None:

@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from tillwatch.config import TrainConfig
 from tillwatch.errors import DataError, RunError, one_line
 from tillwatch.evaluation.calibration import Temperature, apply_temperature, fit_temperature, logs
+from tillwatch.evaluation.evaluated import BASELINES_CSV, PREDICTIONS_CSV
+from tillwatch.evaluation.exposure import CROSS_VALIDATION
 from tillwatch.evaluation.operating_point import choose_threshold
+from tillwatch.files import write_json, write_text
 from tillwatch.models.saved import OperatingPoint
 
 _LEAST = 5e-9  # a table of eight digits holds what is smaller as 0, whose logarithm would outweigh everything
@@ -32,6 +36,45 @@ class FoldPoint:
     def chosen(self) -> bool:
         """Whether it could be chosen at all."""
         return self.source != OperatingPoint().source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What out-of-fold scores say of a model trained on all clips, and the cross-validation's folder with them."""
+
+    temperature: float
+    point: OperatingPoint
+    crossval: Path
+
+
+def write_figures(out: Path, judged: Judged, sha256: str) -> None:
+    """Writes a cross-validation's scores and figures as those of the model trained on all clips: it has no others.
+
+    Args:
+        out: the model's run folder; gets predictions.csv, baselines.csv if there is one, and evaluation.json.
+        judged: where they come from.
+        sha256: of the model's weights.
+    """
+    record = json.loads((judged.crossval / "evaluation.json").read_text(encoding="utf-8"))
+    drawn = yaml.safe_load((judged.crossval / "crossval.yaml").read_text(encoding="utf-8"))
+    folds = drawn["folds"] * drawn["repeats"]
+    note = (
+        "This model learnt from all clips and was measured on none. All figures are out-of-fold figures of the "
+        f"cross-validation in {judged.crossval.resolve().name}: each clip was scored by one of {folds} other models, "
+        "trained the same way without it and its group."
+    )
+    if record["exposure"]["groups_divided"]:
+        note = note.replace("without it and its group", "without it, but with clips of its group")
+    record["notes"] = [note, *record["notes"]]
+    record[CROSS_VALIDATION] = {
+        "folder": str(judged.crossval.resolve()),
+        **{name: drawn[name] for name in ("folds", "repeats", "grouping")},
+    }
+    record |= {"model_sha256": sha256, "temperature": judged.temperature}
+    for name in (PREDICTIONS_CSV, BASELINES_CSV):
+        if (judged.crossval / name).is_file():
+            write_text(out / name, (judged.crossval / name).read_text(encoding="utf-8"))
+    write_json(out / "evaluation.json", record)
 
 
 def read_fold_point(run: Path) -> FoldPoint:
