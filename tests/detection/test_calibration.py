@@ -87,6 +87,12 @@ def test_a_threshold_under_which_all_is_one_incident_is_no_choice() -> None:
         choose_point(scan_of(long, hours=0.05), [event(0), event(99)], Goal(min_recall=1))
 
 
+def test_a_goal_out_of_reach_says_what_can_be_had() -> None:
+    scan = scan_of([0.2, *[0.1] * 9, 0.9, *[0.1] * 9, 0.3], hours=0.1)
+    with pytest.raises(DataError, match=r"What can be had: 10 false alarms an hour, or 1 events\.$"):
+        choose_point(scan, [event(20)], Goal(max_false_alarms_per_hour=5))
+
+
 def test_footage_without_events_chooses_nothing() -> None:
     with pytest.raises(DataError, match="holds no event"):
         choose_point(scan_of(SCORES), [], Goal())

@@ -72,13 +72,17 @@ def choose_point(scan: Scan, events: Sequence[TrueEvent], goal: Goal) -> Choice:
     if not events:
         raise DataError("the footage scanned holds no event, so nothing can be chosen on it.")
     best: tuple[tuple[float, float], float, int, int] | None = None
+    fewest, most = math.inf, 0  # false alarms with an event found, and events found
     for threshold in _thresholds(scan):
         alarms = alarms_of(scan.incidents(scan.rule.at(threshold)))
         matches = match(alarms, events)
         found, false = sum(delay is not None for delay in matches.delays_s), matches.right.count(False)
         worth = goal.worth(found, false, len(events), scan.hours)
         far = seconds_far_from(alarms, events, scan.window_s)
-        if worth is None or not found or far > FAR_SHARE * 3600 * scan.hours:
+        if not found or far > FAR_SHARE * 3600 * scan.hours:
+            continue
+        fewest, most = min(fewest, false), max(most, found)
+        if worth is None:
             continue
         if best is None or worth > best[0]:
             best = worth, threshold, found, false
@@ -86,6 +90,7 @@ def choose_point(scan: Scan, events: Sequence[TrueEvent], goal: Goal) -> Choice:
         raise DataError(
             f"no threshold gives {goal}, finds an event and leaves {1 - FAR_SHARE:.0%} of the footage far from events "
             "free of incidents; nothing was changed."
+            + (f" What can be had: {fewest / scan.hours:.3g} false alarms an hour, or {most} events." if most else "")
         )
     _, threshold, found, false = best
     rule = scan.rule
