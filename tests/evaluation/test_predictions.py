@@ -70,6 +70,26 @@ def test_two_clips_and_one_group_are_summarised_with_words_instead_of_intervals(
     assert alone.calibration is None
 
 
+def test_figures_without_an_interval_are_named_and_no_others() -> None:
+    random = np.random.default_rng(0)
+    groups = [f"g{place % 20}" for place in range(200)]
+    event = np.array([place % 20 < 5 for place in range(200)])
+    scores = np.clip(0.35 + 0.3 * event + random.normal(0, 0.2, 200), 0, 1)
+    found = summarize(np.where(event, 0, 1), np.stack([scores, 1 - scores], 1), groups, [0], 0.5)
+    without = {name for name, figure in found.figures.items() if figure.interval is None}
+    assert without == set(found.figures) - {"accuracy"}, "precision too rests on events, of 5 groups"
+    (sentence,) = found.sentences
+    assert sentence.startswith(
+        "no interval of balanced accuracy, AUROC, average precision, recall, precision, F1: the event clips, on which "
+        "they rest, fall into 5 groups"
+    )
+    spread = summarize(
+        np.arange(200) % 2, np.stack([scores, 1 - scores], 1), [f"g{k // 10}" for k in range(200)], [0], 0.5
+    )
+    assert all(figure.interval is not None for figure in spread.figures.values())
+    assert spread.sentences == ()
+
+
 def test_alarms_a_day_stand_in_the_summary_where_the_prevalence_is_told() -> None:
     labels, scores = np.arange(40) % 2, np.linspace(0, 1, 40)
     told = Footage(normal_hours=2.0, hours_told=True, clip_hours=0.01, prevalence=0.01)
