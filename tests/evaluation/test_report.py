@@ -254,7 +254,7 @@ def test_the_verdict_says_the_worst_that_is_true(tmp_path: Path) -> None:
     assert f"found {hits} of 70 theft clips" in text
     assert "no simple method" in text.lower()
     assert said(simulated(4))[0] == "unsure"
-    assert "too few groups for an interval" in said(simulated(4))[1]
+    assert "fall into too few groups for an interval" in said(simulated(4))[1]
     random = np.random.default_rng(0)
     blind = [row | {"p_theft": (p := round(float(random.random()), 3)), "p_normal": 1 - p} for row in rows]
     assert said(blind)[0] == "bad"
@@ -343,7 +343,14 @@ def test_flags_and_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     page = (tmp_path / "x.html").read_text()
     assert explorer_of(page)["point"][1] == "0.2500"
     assert "The event: normal." in page
+    again = f"tillwatch report {path} --event normal --threshold 0.25 --normal-hours 2.0"
+    assert f"<code>{again}</code>" in page, "all that was told"
+    main_again = [*again.split()[1:], "--out", str(tmp_path / "y.html")]
+    with pytest.raises(SystemExit):
+        main(main_again)
+    assert (tmp_path / "y.html").read_bytes() == (tmp_path / "x.html").read_bytes()
     assert report_table(path) == tmp_path / "p.report.html"
+    assert f"<code>tillwatch report {path}</code>" in (tmp_path / "p.report.html").read_text(), "and nothing else"
     with pytest.raises(ConfigError, match="--threshold is 2"):
         Told(threshold=2)
     with pytest.raises(ConfigError, match="--normal-hours is -1"):

@@ -71,6 +71,7 @@ class Evaluated:
         normal_hours: of footage that these normal clips stand for, once; None if unknown.
         hours_told: whether somebody said so; otherwise they are the clips' own lengths.
         clip_hours, prevalence: what the normal clips last, and the user's own share of events; None if unknown.
+        told: what the user said beside it, which repeats the page.
         notes: sentences that must stand beside the figures.
         baselines: what needs no network, on the same clips.
         clips: the run's clips.csv by path; empty for a table.
@@ -96,6 +97,7 @@ class Evaluated:
     hours_told: bool = False
     clip_hours: float | None = None
     prevalence: float | None = None
+    told: Told = Told()
     notes: tuple[str, ...] = ()
     baselines: tuple[Contender, ...] = ()
     clips: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -201,6 +203,7 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         hours_told=told.normal_hours is not None or (exposure.own_clips and settings.get("normal_hours") is not None),
         clip_hours=sum(_seconds(clips, normal)) / 3600 or None,
         prevalence=settings.get("prevalence"),
+        told=told,
         notes=tuple(map(str, record.get("notes", ()))),
         baselines=contenders_of(_rows(folder / BASELINES_CSV), first, folder / BASELINES_CSV),
         clips=clips,
@@ -255,6 +258,7 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         exposure=exposure,
         normal_hours=None if exposure.learnt_from else hours,
         hours_told=hours is not None,
+        told=told,
         notes=tuple(notes),
     )
 

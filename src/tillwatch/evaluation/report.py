@@ -433,15 +433,17 @@ def _repeat(found: Evaluated) -> dict[str, Any]:
 def commands_of(found: Evaluated) -> list[tuple[str, str]]:
     """Returns what each command does, and the command, quoted for a shell."""
     place, settings = shlex.quote(str(found.source)), found.settings
-    again = ("This page again:", f"tillwatch report {place}")
+    told = found.told
+    flags = "" if told.event is None else f" --event {shlex.quote(','.join(told.event))}"
+    flags += "" if told.threshold is None else f" --threshold {told.threshold!r}"
+    flags += "" if told.normal_hours is None else f" --normal-hours {told.normal_hours!r}"
+    again = ("This page again:", f"tillwatch report {place}{flags}")
     if found.kind == "table":
-        event = shlex.quote(",".join(found.event))
-        return [("This page again:", f"tillwatch report {place} --event {event} --threshold {found.threshold!r}")]
+        return [again]
     if found.kind in ("crossval", "final"):
         data = shlex.quote(str(settings.get("data", "DATA")))
         drawn = settings if found.kind == "crossval" else found.record[CROSS_VALIDATION]
-        told = " ".join(f"--{name} {drawn[name]}" for name in ("folds", "repeats", "grouping") if name in drawn)
-        flags = f" {told}" if told else ""
+        flags = "".join(f" --{name} {drawn[name]}" for name in ("folds", "repeats", "grouping") if name in drawn)
         flags += " --final" if found.kind == "final" else ""
         note = "The same folds again; other settings than the defaults stand below:"
         return [(note, f"tillwatch crossval {data} --out again{flags}"), again]
