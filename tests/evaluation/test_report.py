@@ -334,6 +334,24 @@ def test_a_test_side_of_one_class_is_reported_without_curves(tiny_run: tuple[Pat
     assert "Reliability cannot be shown" in told
 
 
+def test_cameras_stand_side_by_side_where_they_are_known(tmp_path: Path) -> None:
+    rows = simulated()
+    told = text_of(page_of(write_table(tmp_path / "p.csv", rows)))
+    assert "By camera" not in told
+    for place, row in enumerate(rows):
+        row["path"] = f"{row['label']}/till{place % 2 + 1}_202603{place // 60 + 1:02}_08{place % 60:02}00.mp4"
+    told = text_of(page_of(write_table(tmp_path / "q.csv", rows)))
+    assert "By camera" in told
+    assert {"till1", "till2"} <= set(told.split())
+    for row in rows:
+        row["camera"] = f"back door {row['group']}"
+    told = text_of(page_of(write_table(tmp_path / "r.csv", rows)))
+    assert "back door g3" in told
+    assert "till1 " not in told[told.index("By camera") : told.index("By group")]
+    one = text_of(page_of(write_table(tmp_path / "s.csv", [row | {"camera": "door"} for row in rows])))
+    assert "By camera" not in one, "one camera is no comparison"
+
+
 def test_flags_and_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_table(tmp_path / "p.csv", simulated())
     arguments = ["--event", "normal", "--threshold", "0.25", "--normal-hours", "2", "--out", str(tmp_path / "x.html")]

@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import choose_event
+from tillwatch.data.recordings import camera_of
 from tillwatch.data.splits import SIDES
 from tillwatch.errors import ConfigError, DataError, RunError, did_you_mean, one_line
 from tillwatch.evaluation.exposure import CROSS_VALIDATION, Exposure, exposure_of, read_exposure
@@ -75,6 +76,7 @@ class Evaluated:
         notes: sentences that must stand beside the figures.
         baselines: what needs no network, on the same clips.
         clips: the run's clips.csv by path; empty for a table.
+        cameras: of each clip, as the data set's clips.csv or the table says, else by its name; empty where unknown.
         record, model, settings, audit: evaluation.json, model.json, config.yaml or crossval.yaml, and audit.json; empty
             where there is none.
         epochs: rows of metrics.csv.
@@ -101,6 +103,7 @@ class Evaluated:
     notes: tuple[str, ...] = ()
     baselines: tuple[Contender, ...] = ()
     clips: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    cameras: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -207,6 +210,7 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         notes=tuple(map(str, record.get("notes", ()))),
         baselines=contenders_of(_rows(folder / BASELINES_CSV), first, folder / BASELINES_CSV),
         clips=clips,
+        cameras=_cameras(first.names, clips),
         record=record,
         model=_json(run / "model.json"),
         settings=settings,
@@ -259,6 +263,7 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         normal_hours=None if exposure.learnt_from else hours,
         hours_told=hours is not None,
         told=told,
+        cameras=_cameras(tuple(np.array(first.names, dtype=object)[wanted]), {row["path"]: row for row in rows}),
         notes=tuple(notes),
     )
 
@@ -387,6 +392,10 @@ def _seconds(clips: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> li
         return [float(seconds or "") for seconds in told]
     except ValueError:
         return []
+
+
+def _cameras(names: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    return tuple(rows.get(name, {}).get("camera") or camera_of(name) for name in names)
 
 
 def _names(value: object) -> list[str] | None:

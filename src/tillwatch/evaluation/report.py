@@ -351,9 +351,9 @@ def _confusion(found: Evaluated, summary: Summary) -> dict[str, Any]:
 
 def _by_group(found: Evaluated) -> dict[str, Any]:
     by_part = []
-    cameras = [found.clips.get(name, {}).get("camera", "") for name in found.names]
-    for what, names in (("camera", cameras), ("group", list(found.groups))):
-        if all(names) and len(set(names)) < len(found.names):
+    for what, names in (("camera", found.cameras), ("group", found.groups)):
+        several = what == "group" or len(set(names)) > 1
+        if names and all(names) and several and len(set(names)) < len(found.names):
             rows = parts(found, names)
             by_part.append((what, rows[:_PARTS_AT_MOST], max(0, len(rows) - _PARTS_AT_MOST)))
     groups, own = len(set(found.groups)), len(set(found.groups)) == len(found.names)
