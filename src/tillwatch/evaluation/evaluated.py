@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import choose_event
+from tillwatch.data.catalog import count_and_names
 from tillwatch.data.recordings import camera_of
 from tillwatch.data.splits import SIDES
 from tillwatch.errors import ConfigError, DataError, RunError, did_you_mean, one_line
@@ -229,6 +230,12 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     wanted = splits == split
     exposure = exposure_of(list(splits[wanted]))
     notes = list(exposure.notes)
+    grouped = {row["path"] for row in rows if row.get("group")}
+    alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]
+    if grouped and alone:
+        notes.append(f"{count_and_names(alone)} without a group: each is a group of its own.")
+    elif alone:
+        notes.append("No row has a group: each clip is one of its own, so that intervals may be too narrow.")
     if not wanted.all():
         others = ", ".join(f"{count} {side or 'without a split'}" for side, count in _counted(splits[~wanted]))
         notes.append(
