@@ -234,8 +234,6 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]
     if grouped and alone:
         notes.append(f"{count_and_names(alone)} without a group: each is a group of its own.")
-    elif alone:
-        notes.append("No row has a group: each clip is one of its own, so that intervals may be too narrow.")
     if not wanted.all():
         others = ", ".join(f"{count} {side or 'without a split'}" for side, count in _counted(splits[~wanted]))
         notes.append(

@@ -216,7 +216,8 @@ def _audit(audit: Mapping[str, Any]) -> dict[str, Any] | None:
             {
                 "severity": str(one.get("severity") or "note"),
                 "text": str(one.get("text") or ""),
-                "clips": [str(name) for name in one.get("clips") or ()],
+                # Most findings name their clips in words already.
+                "clips": [name for name in map(str, one.get("clips") or ()) if name not in str(one.get("text") or "")],
             }
             for one in findings
         ],
@@ -472,7 +473,7 @@ def _identity(found: Evaluated) -> list[tuple[str, str]]:
     temperature = found.record.get("temperature", found.model.get("temperature"))
     threshold, source = model_point(found)
     return [
-        ("Network", str(found.model.get("arch", ""))),
+        ("Model", str(found.model.get("arch", ""))),
         ("SHA-256 of the weights", str(found.record.get("model_sha256") or found.model.get("sha256", ""))),
         ("SHA-256 of predictions.csv", hashed),
         ("Temperature", "" if temperature is None else f"{temperature:.4g}"),
