@@ -217,6 +217,12 @@ def test_other_data_is_evaluated_whole_and_warned_of(tiny_run: tuple[Path, Path]
     own = json.loads((run / "audit.json").read_text(encoding="utf-8"))
     assert html.escape(own["claim"]["can"]) in (run / "report.html").read_text(encoding="utf-8")
     assert html.escape(own["claim"]["can"]) not in page, "that is of other clips"
+    assert "How the model does on any other clips: the model learnt from" in page
+    new = record | {"exposure": record["exposure"] | {"learnt_from": 0, "chosen_on": 0}}
+    (run / "evaluations" / "other-all" / "evaluation.json").write_text(json.dumps(new), encoding="utf-8")
+    run_cli("report", run / "evaluations" / "other-all")
+    page = " ".join((run / "evaluations" / "other-all" / "report.html").read_text(encoding="utf-8").split())
+    assert html.escape(own["claim"]["can"]) not in page
     assert "its audit did not look at them" in page
     assert "audit is of the clips that it was trained and tested on, not of these" in page
     assert "folder 'unknown' left out: it is none of the classes normal, theft" in result.out

@@ -122,19 +122,28 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
         writer.writerows(rows)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path, *, surplus_ok: bool = True) -> list[dict[str, str]]:
     """Reads rows under a header, with or without a byte order mark, as text.
+
+    Args:
+        path: the file.
+        surplus_ok: whether fields beyond the header's are dropped; refused otherwise.
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is no CSV in UTF-8.
+        ValueError: if it is no CSV in UTF-8, or has surplus fields.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            return [
-                {name.strip(): _field(name.strip(), value) for name, value in row.items() if name is not None}
-                for row in csv.DictReader(file)
-            ]
+            reader = csv.DictReader(file)
+            rows = []
+            for row in reader:
+                if None in row and not surplus_ok:
+                    raise ValueError(f"line {reader.line_num} has more fields than the header")
+                rows.append(
+                    {name.strip(): _field(name.strip(), value) for name, value in row.items() if name is not None}
+                )
+            return rows
         except csv.Error as error:
             raise ValueError(str(error)) from None
 

@@ -73,6 +73,15 @@ def test_what_clips_do_not_tell_is_not_claimed(tmp_path: Path) -> None:
     assert found.verdict.startswith("nothing says which")
 
 
+def test_clips_that_a_model_learnt_from_decide_nothing(tmp_path: Path) -> None:
+    a = table(tmp_path / "a.csv", scored(lambda place: place % 8 == 0))
+    b = table(tmp_path / "b.csv", scored(lambda place: place % 8 < 3, split="train"))
+    found = compare(a, b)
+    assert all(one.interval is None for one in found.differences.values())
+    assert "nothing says which of" in found.verdict
+    assert "the model learnt from 120 of these 120 clips" in found.verdict
+
+
 def test_other_clips_labels_or_classes_are_no_comparison(tmp_path: Path) -> None:
     rows = scored(lambda place: False)
     a = table(tmp_path / "a.csv", rows)

@@ -41,7 +41,9 @@ def test_reads_what_is_there(tmp_path: Path) -> None:
         ("", "holds no predictions"),
         (HEAD, "holds no predictions"),
         ("path,p_a,p_b\nx,0,1\n", "lacks the column 'label'"),
-        ("path,label,p_theft\na,theft,1\n", "has 1 columns p_<class>"),
+        ("path,label,p_theft\na,theft,1\n", "has 1 column p_<class>"),
+        (HEAD + GOOD + " ,theft,1,0\n", "1 of 3 rows have no path, the first is line 4"),
+        (HEAD + GOOD + "c,theft,0.9,0.1,0.5\n", "line 4 has more fields than the header"),
         (HEAD + "a,thef,0.9,0.1\n", "no column p_thef. Did you mean 'theft'"),
         (HEAD + GOOD + "c,theft,nan,0.1\n", "1 of 3 clips have scores that are not finite, the first is 'c'"),
         (HEAD + GOOD + "c,theft,,0.1\n", "not finite"),
@@ -68,6 +70,26 @@ def test_two_clips_and_one_group_are_summarised_with_words_instead_of_intervals(
     alone = summarize(np.array([0, 0]), np.array([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"], [0], 0.5)
     assert alone.figures["event_auroc"].value is None
     assert alone.calibration is None
+
+
+def test_figures_without_an_interval_are_named_and_no_others() -> None:
+    random = np.random.default_rng(0)
+    groups = [f"g{place % 20}" for place in range(200)]
+    event = np.array([place % 20 < 5 for place in range(200)])
+    scores = np.clip(0.35 + 0.3 * event + random.normal(0, 0.2, 200), 0, 1)
+    found = summarize(np.where(event, 0, 1), np.stack([scores, 1 - scores], 1), groups, [0], 0.5)
+    without = {name for name, figure in found.figures.items() if figure.interval is None}
+    assert without == set(found.figures) - {"accuracy"}, "precision too rests on events, of 5 groups"
+    (sentence,) = found.sentences
+    assert sentence.startswith(
+        "no interval of balanced accuracy, AUROC, average precision, recall, precision, F1: the event clips, on which "
+        "they rest, fall into 5 groups"
+    )
+    spread = summarize(
+        np.arange(200) % 2, np.stack([scores, 1 - scores], 1), [f"g{k // 10}" for k in range(200)], [0], 0.5
+    )
+    assert all(figure.interval is not None for figure in spread.figures.values())
+    assert spread.sentences == ()
 
 
 def test_alarms_a_day_stand_in_the_summary_where_the_prevalence_is_told() -> None:

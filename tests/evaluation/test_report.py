@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -254,7 +254,7 @@ def test_the_verdict_says_the_worst_that_is_true(tmp_path: Path) -> None:
     assert f"found {hits} of 70 theft clips" in text
     assert "no simple method" in text.lower()
     assert said(simulated(4))[0] == "unsure"
-    assert "too few groups for an interval" in said(simulated(4))[1]
+    assert "fall into too few groups for an interval" in said(simulated(4))[1]
     random = np.random.default_rng(0)
     blind = [row | {"p_theft": (p := round(float(random.random()), 3)), "p_normal": 1 - p} for row in rows]
     assert said(blind)[0] == "bad"
@@ -292,7 +292,7 @@ def test_a_network_that_a_baseline_equals_is_told_so(tiny_run: tuple[Path, Path]
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda rows: [{k: v for k, v in row.items() if k != "p_normal"} for row in rows], "has 1 columns p_<class>"),
+        (lambda rows: [{k: v for k, v in row.items() if k != "p_normal"} for row in rows], "has 1 column p_<class>"),
         (lambda rows: [{k: v for k, v in row.items() if k != "label"} for row in rows], "lacks the column 'label'"),
         (lambda rows: [rows[0] | {"label": ""}, *rows[1:]], "1 of 140 clips have no label, the first is"),
         (lambda rows: [rows[0] | {"p_theft": "nan"}, *rows[1:]], "1 of 140 clips have scores that are not finite"),
@@ -334,6 +334,63 @@ def test_a_test_side_of_one_class_is_reported_without_curves(tiny_run: tuple[Pat
     assert "Reliability cannot be shown" in told
 
 
+def test_cameras_stand_side_by_side_where_they_are_known(tmp_path: Path) -> None:
+    rows = simulated()
+    told = text_of(page_of(write_table(tmp_path / "p.csv", rows)))
+    assert "By camera" not in told
+    for place, row in enumerate(rows):
+        row["path"] = f"{row['label']}/till{place % 2 + 1}_202603{place // 60 + 1:02}_08{place % 60:02}00.mp4"
+    told = text_of(page_of(write_table(tmp_path / "q.csv", rows)))
+    assert "By camera" in told
+    assert {"till1", "till2"} <= set(told.split())
+    for row in rows:
+        row["camera"] = f"back door {row['group']}"
+    told = text_of(page_of(write_table(tmp_path / "r.csv", rows)))
+    assert "back door g3" in told
+    assert "till1 " not in told[told.index("By camera") : told.index("By group")]
+    one = text_of(page_of(write_table(tmp_path / "s.csv", [row | {"camera": "door"} for row in rows])))
+    assert "By camera" not in one, "one camera is no comparison"
+
+
+def test_clips_without_a_group_are_counted_and_told(tmp_path: Path) -> None:
+    rows = simulated()
+    for place in (3, 8):
+        rows[place]["group"] = ""
+    told = text_of(page_of(write_table(tmp_path / "p.csv", rows)))
+    assert "2 (normal/clip3, theft/clip8) without a group: each is a group of its own" in told
+    for row in rows:
+        del row["group"]
+    assert "Each clip is a group of its own" in text_of(page_of(write_table(tmp_path / "q.csv", rows)))
+
+
+def test_a_strip_without_an_overlay_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = [filmstrips.Shown(name=n, label="a", predicted="a", what="found", score=1.0, repeat=0) for n in "xy"]
+
+    def strips(*whys: str | None) -> Any:
+        several = iter(whys)
+
+        def strip(one: Any, *_: Any) -> Any:
+            why = next(several)
+            return filmstrips.Strip(shown=one, plain="p", why_not_looked=why), why
+
+        monkeypatch.setattr(filmstrips, "_strip", strip)
+        made, everywhere = filmstrips.filmstrips(shown, lambda one: cast(Any, None), lambda one: None)
+        return [one.why_not_looked for one in made], everywhere
+
+    assert strips("nothing spoke", None) == (["nothing spoke", None], None), "under the one that it is true of"
+    assert strips("no Captum", "no Captum") == ([None, None], "no Captum"), "once for all"
+
+
+def test_findings_name_a_clip_once(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    finding = {"severity": "note", "text": "theft/one is short.", "clips": ["theft/one", "theft/two"]}
+    (run / "audit.json").write_text(json.dumps({"findings": [finding]}))
+    told = text_of(page_of(run))
+    assert told.count("theft/one") == 1
+    assert told.count("theft/two") == 1
+
+
 def test_flags_and_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_table(tmp_path / "p.csv", simulated())
     arguments = ["--event", "normal", "--threshold", "0.25", "--normal-hours", "2", "--out", str(tmp_path / "x.html")]
@@ -343,7 +400,14 @@ def test_flags_and_places(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     page = (tmp_path / "x.html").read_text()
     assert explorer_of(page)["point"][1] == "0.2500"
     assert "The event: normal." in page
+    again = f"tillwatch report {path} --event normal --threshold 0.25 --normal-hours 2.0"
+    assert f"<code>{again}</code>" in page, "all that was told"
+    main_again = [*again.split()[1:], "--out", str(tmp_path / "y.html")]
+    with pytest.raises(SystemExit):
+        main(main_again)
+    assert (tmp_path / "y.html").read_bytes() == (tmp_path / "x.html").read_bytes()
     assert report_table(path) == tmp_path / "p.report.html"
+    assert f"<code>tillwatch report {path}</code>" in (tmp_path / "p.report.html").read_text(), "and nothing else"
     with pytest.raises(ConfigError, match="--threshold is 2"):
         Told(threshold=2)
     with pytest.raises(ConfigError, match="--normal-hours is -1"):
@@ -435,6 +499,8 @@ def test_grad_cam_lights_up_what_decides(tiny_run: tuple[Path, Path], monkeypatc
     assert heat.shape == (4, 24, 24)
     assert heat[:, :7, :7].min() == 1
     assert heat[:, 10:, 10:].max() == 0
+    nothing = filmstrips._heat(classifier, clip, classifier.spec.classes[1])
+    assert nothing == (None, filmstrips.NOTHING_SPOKE.format(predicted=classifier.spec.classes[1]))
     frames = np.full((4, 56, 112, 3), 100, np.uint8)
     laid = filmstrips._overlay(frames, heat, classifier.spec)
     assert (laid[:, -4:, -4:] == 100).all(), "nothing is laid where nothing decides"

@@ -92,6 +92,7 @@ class Catalog:
         too_short: clips with fewer frames than asked for, left out on request.
         notes: sentences a user should read: other things left out, assumptions made.
         own_groups: whether each clip is a group of its own because nothing says otherwise.
+        cameras: by clip name, of those whose camera clips.csv names.
     """
 
     clips: tuple[Clip, ...]
@@ -100,6 +101,7 @@ class Catalog:
     too_short: tuple[Skip, ...] = ()
     notes: tuple[str, ...] = ()
     own_groups: bool = True
+    cameras: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -236,6 +238,7 @@ def look_into(
         too_short=too_short,
         notes=tuple(notes),
         own_groups=own_groups,
+        cameras={name: row["camera"] for name, row in rows.items() if row.get("camera")},
     )
 
 

@@ -68,6 +68,12 @@ def without_times(name: str) -> str:
     return _STAMP.sub("", stem).strip("-_. ")
 
 
+def camera_of(path: str) -> str:
+    """Returns the camera that a clip's file is named after; empty if its name holds no time, as a recorder's does."""
+    name = path.rsplit("/", 1)[-1]
+    return without_times(name) if _STAMP.search(name) is not None else ""
+
+
 def _stamp(match: re.Match[str]) -> tuple[date, datetime | None] | None:
     year, month, day = (int(match[part]) for part in ("year", "month", "day"))
     try:

@@ -97,13 +97,16 @@ def compare(first: Path, second: Path, event: Sequence[str] | None = None) -> Co
     ours = Scored(probabilities=a.probabilities, thresholds=a.thresholds)
     theirs = Scored(probabilities=b.probabilities[:, order][..., columns], thresholds=b.thresholds[:, order])
     groups, notes = _groups(a, tuple(b.groups[place] for place in order))
+    compared = differences(a.labels, ours, theirs, groups, a.event_indices, NAMES)
+    if (why := a.exposure.why_no_claim or b.exposure.why_no_claim) is not None:
+        compared = {name: replace(one, interval=None, reason=why) for name, one in compared.items()}
     right_a, right_b = ((one.probabilities.argmax(-1) == a.labels).mean(0) for one in (ours, theirs))
     return Comparison(
         names=(str(first), str(second)),
         clips=len(a.names),
         groups=len(set(groups)),
         summaries=(_summary(a, groups), _summary(b, tuple(np.array(groups, dtype=object)[np.argsort(order)]))),
-        differences=differences(a.labels, ours, theirs, groups, a.event_indices, NAMES),
+        differences=compared,
         both=float((right_a * right_b).sum()),
         only_first=float((right_a * (1 - right_b)).sum()),
         only_second=float(((1 - right_a) * right_b).sum()),

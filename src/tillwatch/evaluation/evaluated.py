@@ -13,6 +13,8 @@ import yaml
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import choose_event
+from tillwatch.data.catalog import count_and_names
+from tillwatch.data.recordings import camera_of
 from tillwatch.data.splits import SIDES
 from tillwatch.errors import ConfigError, DataError, RunError, did_you_mean, one_line
 from tillwatch.evaluation.exposure import CROSS_VALIDATION, Exposure, exposure_of, read_exposure
@@ -71,9 +73,11 @@ class Evaluated:
         normal_hours: of footage that these normal clips stand for, once; None if unknown.
         hours_told: whether somebody said so; otherwise they are the clips' own lengths.
         clip_hours, prevalence: what the normal clips last, and the user's own share of events; None if unknown.
+        told: what the user said beside it, which repeats the page.
         notes: sentences that must stand beside the figures.
         baselines: what needs no network, on the same clips.
         clips: the run's clips.csv by path; empty for a table.
+        cameras: of each clip, as the data set's clips.csv or the table says, else by its name; empty where unknown.
         record, model, settings, audit: evaluation.json, model.json, config.yaml or crossval.yaml, and audit.json; empty
             where there is none.
         epochs: rows of metrics.csv.
@@ -96,9 +100,11 @@ class Evaluated:
     hours_told: bool = False
     clip_hours: float | None = None
     prevalence: float | None = None
+    told: Told = Told()
     notes: tuple[str, ...] = ()
     baselines: tuple[Contender, ...] = ()
     clips: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    cameras: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -201,9 +207,11 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         hours_told=told.normal_hours is not None or (exposure.own_clips and settings.get("normal_hours") is not None),
         clip_hours=sum(_seconds(clips, normal)) / 3600 or None,
         prevalence=settings.get("prevalence"),
+        told=told,
         notes=tuple(map(str, record.get("notes", ()))),
         baselines=contenders_of(_rows(folder / BASELINES_CSV), first, folder / BASELINES_CSV),
         clips=clips,
+        cameras=_cameras(first.names, clips),
         record=record,
         model=_json(run / "model.json"),
         settings=settings,
@@ -222,6 +230,10 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     wanted = splits == split
     exposure = exposure_of(list(splits[wanted]))
     notes = list(exposure.notes)
+    grouped = {row["path"] for row in rows if row.get("group")}
+    alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]
+    if grouped and alone:
+        notes.append(f"{count_and_names(alone)} without a group: each is a group of its own.")
     if not wanted.all():
         others = ", ".join(f"{count} {side or 'without a split'}" for side, count in _counted(splits[~wanted]))
         notes.append(
@@ -255,6 +267,8 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         exposure=exposure,
         normal_hours=None if exposure.learnt_from else hours,
         hours_told=hours is not None,
+        told=told,
+        cameras=_cameras(tuple(np.array(first.names, dtype=object)[wanted]), {row["path"]: row for row in rows}),
         notes=tuple(notes),
     )
 
@@ -383,6 +397,10 @@ def _seconds(clips: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> li
         return [float(seconds or "") for seconds in told]
     except ValueError:
         return []
+
+
+def _cameras(names: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    return tuple(rows.get(name, {}).get("camera") or camera_of(name) for name in names)
 
 
 def _names(value: object) -> list[str] | None:

@@ -26,6 +26,8 @@ FRAMES, HEIGHT = 6, 112
 
 NO_CAPTUM = "Where the network looked is not shown: that needs Captum (pip install 'tillwatch[explain]')."
 NOT_TORCH = "Where the network looked is not shown: its export does not tell; tillwatch report on the run does."
+NO_MODEL = "Where the model looked is not shown: the model that scored the clip cannot be read."
+NOTHING_SPOKE = "Where the network looked is not shown: nothing on its last map spoke for {predicted}."
 NOT_CONVOLUTIONAL = "Where the model looked is not shown: Grad-CAM is for convolutional networks."
 
 
@@ -51,12 +53,13 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """A clip's picture as a data URI, one with Grad-CAM on it, or why there is none."""
+    """A clip's picture as a data URI, one with Grad-CAM on it, or why there is none of either."""
 
     shown: Shown
     plain: str | None = None
     looked: str | None = None
     why_none: str | None = None
+    why_not_looked: str | None = None
 
 
 def choose_shown(found: Evaluated) -> list[Shown]:
@@ -102,7 +105,11 @@ def filmstrips(
             strip, note = Strip(shown=one, why_none=one_line(error)), None
         strips.append(strip)
         notes.append(note)
-    return strips, next((note for note in notes if note), None)
+    # What holds for all is said once, below them; what holds for one stands under it.
+    everywhere = notes[0] if notes and len(set(notes)) == 1 else None
+    if everywhere is not None:
+        strips = [replace(strip, why_not_looked=None) for strip in strips]
+    return strips, everywhere
 
 
 def _first_of_each(entries: Sequence[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
@@ -113,14 +120,14 @@ def _first_of_each(entries: Sequence[tuple[float, int, int]]) -> list[tuple[floa
 def _strip(shown: Shown, clip: Clip, classifier: Classifier | None) -> tuple[Strip, str | None]:
     if classifier is None:
         frames = read_clip(clip, Reading(num_frames=FRAMES, resize=_size(clip, None)))
-        return Strip(shown=shown, plain=_picture(frames)), NOT_CONVOLUTIONAL
+        return Strip(shown=shown, plain=_picture(frames), why_not_looked=NO_MODEL), NO_MODEL
     spec = classifier.spec
     frames = read_clip(clip, replace(spec.reading, resize=_size(clip, spec), draft=None))
     wanted = frame_indices(len(frames), FRAMES)
     plain = _picture(frames[wanted])
     heat, note = _heat(classifier, clip, shown.predicted)
     if heat is None:
-        return Strip(shown=shown, plain=plain), note
+        return Strip(shown=shown, plain=plain, why_not_looked=note), note
     return Strip(shown=shown, plain=plain, looked=_picture(_overlay(frames, heat, spec)[wanted])), None
 
 
@@ -160,7 +167,7 @@ def _heat(classifier: Classifier, clip: Clip, predicted: str) -> tuple[NDArray[n
         smooth = torch.nn.functional.interpolate(cam.detach().float(), size=size, mode="trilinear")[0, 0]
     heat: NDArray[np.float32] = smooth.cpu().numpy()
     most = float(heat.max())
-    return (heat / most, None) if most > 0 else (None, None)  # nothing on the map speaks for the class
+    return (heat / most, None) if most > 0 else (None, NOTHING_SPOKE.format(predicted=predicted))
 
 
 def _overlay(frames: NDArray[np.uint8], heat: NDArray[np.float32], spec: ClipSpec) -> NDArray[np.uint8]:

@@ -166,7 +166,8 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
         )
     else:
         sentences.append(
-            "How far that would hold on other clips cannot be said: the clips fall into too few groups for an interval."
+            f"How far that would hold on other clips cannot be said: the clips of {event} fall into too few groups for "
+            "an interval."
         )
     if (alarms := point.alarms) is not None:
         told = ", as declared" if found.hours_told else ""

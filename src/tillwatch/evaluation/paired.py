@@ -145,11 +145,11 @@ def cost_note(rivals: Sequence[Rival]) -> str | None:
     told = f"{theirs:.3f} against {theirs + difference.value:.3f} balanced accuracy"
     if difference.interval is not None:
         low, high = difference.interval.low, difference.interval.high
-        told += f"; the network is ahead by {difference.value:+.3f}, 95 % interval by group {low:+.3f} to {high:+.3f}"
+        told += f"; the model is ahead by {difference.value:+.3f}, 95 % interval by group {low:+.3f} to {high:+.3f}"
     if not difference.ahead:
-        return f"the network does not beat {rival.name} ({told}); it is not worth its cost."
+        return f"the model does not beat {rival.name} ({told}); it is not worth its cost."
     if difference.interval is None:
-        return f"the network is ahead of {rival.name} ({told}), but nothing says that it would be again: " + (
+        return f"the model is ahead of {rival.name} ({told}), but nothing says that it would be again: " + (
             difference.reason or "no interval can be given."
         )
     return None

@@ -55,9 +55,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         DataError: if it cannot be read.
     """
     try:
-        return read_csv(path)
+        rows = read_csv(path, surplus_ok=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}).") from None
+    if pathless := [line for line, row in enumerate(rows, start=2) if not row.get("path", "-").strip()]:
+        raise DataError(f"{path}: {len(pathless)} of {len(rows)} rows have no path, the first is line {pathless[0]}.")
+    return rows
 
 
 def predictions_of(rows: Sequence[Mapping[str, str]], path: Path, *, one_class_ok: bool = False) -> Predictions:
@@ -76,7 +79,8 @@ def predictions_of(rows: Sequence[Mapping[str, str]], path: Path, *, one_class_o
         if name not in columns:
             raise DataError(f"{path} lacks the column {name!r}; it has {', '.join(columns)}.")
     if len(classes) < 2:
-        raise DataError(f"{path} has {len(classes)} columns p_<class>; it must have one for each class, two at least.")
+        counted = "1 column" if len(classes) == 1 else f"{len(classes)} columns"
+        raise DataError(f"{path} has {counted} p_<class>; it must have one for each class, two at least.")
     if unnamed := [row["path"] for row in rows if not row["label"].strip()]:
         raise DataError(f"{path}: {len(unnamed)} of {len(rows)} clips have no label, the first is {unnamed[0]!r}.")
     names = tuple(row["path"] for row in rows)

@@ -216,7 +216,8 @@ def _audit(audit: Mapping[str, Any]) -> dict[str, Any] | None:
             {
                 "severity": str(one.get("severity") or "note"),
                 "text": str(one.get("text") or ""),
-                "clips": [str(name) for name in one.get("clips") or ()],
+                # Most findings name their clips in words already.
+                "clips": [name for name in map(str, one.get("clips") or ()) if name not in str(one.get("text") or "")],
             }
             for one in findings
         ],
@@ -351,9 +352,9 @@ def _confusion(found: Evaluated, summary: Summary) -> dict[str, Any]:
 
 def _by_group(found: Evaluated) -> dict[str, Any]:
     by_part = []
-    cameras = [found.clips.get(name, {}).get("camera", "") for name in found.names]
-    for what, names in (("camera", cameras), ("group", list(found.groups))):
-        if all(names) and len(set(names)) < len(found.names):
+    for what, names in (("camera", found.cameras), ("group", found.groups)):
+        several = what == "group" or len(set(names)) > 1
+        if names and all(names) and several and len(set(names)) < len(found.names):
             rows = parts(found, names)
             by_part.append((what, rows[:_PARTS_AT_MOST], max(0, len(rows) - _PARTS_AT_MOST)))
     groups, own = len(set(found.groups)), len(set(found.groups)) == len(found.names)
@@ -433,15 +434,17 @@ def _repeat(found: Evaluated) -> dict[str, Any]:
 def commands_of(found: Evaluated) -> list[tuple[str, str]]:
     """Returns what each command does, and the command, quoted for a shell."""
     place, settings = shlex.quote(str(found.source)), found.settings
-    again = ("This page again:", f"tillwatch report {place}")
+    told = found.told
+    flags = "" if told.event is None else f" --event {shlex.quote(','.join(told.event))}"
+    flags += "" if told.threshold is None else f" --threshold {told.threshold!r}"
+    flags += "" if told.normal_hours is None else f" --normal-hours {told.normal_hours!r}"
+    again = ("This page again:", f"tillwatch report {place}{flags}")
     if found.kind == "table":
-        event = shlex.quote(",".join(found.event))
-        return [("This page again:", f"tillwatch report {place} --event {event} --threshold {found.threshold!r}")]
+        return [again]
     if found.kind in ("crossval", "final"):
         data = shlex.quote(str(settings.get("data", "DATA")))
         drawn = settings if found.kind == "crossval" else found.record[CROSS_VALIDATION]
-        told = " ".join(f"--{name} {drawn[name]}" for name in ("folds", "repeats", "grouping") if name in drawn)
-        flags = f" {told}" if told else ""
+        flags = "".join(f" --{name} {drawn[name]}" for name in ("folds", "repeats", "grouping") if name in drawn)
         flags += " --final" if found.kind == "final" else ""
         note = "The same folds again; other settings than the defaults stand below:"
         return [(note, f"tillwatch crossval {data} --out again{flags}"), again]
@@ -470,7 +473,7 @@ def _identity(found: Evaluated) -> list[tuple[str, str]]:
     temperature = found.record.get("temperature", found.model.get("temperature"))
     threshold, source = model_point(found)
     return [
-        ("Network", str(found.model.get("arch", ""))),
+        ("Model", str(found.model.get("arch", ""))),
         ("SHA-256 of the weights", str(found.record.get("model_sha256") or found.model.get("sha256", ""))),
         ("SHA-256 of predictions.csv", hashed),
         ("Temperature", "" if temperature is None else f"{temperature:.4g}"),

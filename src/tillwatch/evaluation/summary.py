@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tillwatch.data.splits import n_groups
 from tillwatch.evaluation import figures
 from tillwatch.evaluation.calibration import Calibration, calibration
-from tillwatch.evaluation.intervals import Interval, Statistic, group_interval, too_few, why_no_interval
+from tillwatch.evaluation.intervals import (
+    MIN_GROUPS,
+    Interval,
+    Statistic,
+    group_interval,
+    least_groups,
+    too_few,
+    why_no_interval,
+)
 from tillwatch.evaluation.numbers import readable
 from tillwatch.evaluation.operating_point import ADay, AtPoint, expected_a_day, false_alarms_per_hour, measure
+
+_SHORT = {"event_auroc": "AUROC", "event_average_precision": "average precision", "f1": "F1"}
 
 _TRUSTED_FROM = 0.5  # of the hours told, in clips: below this, most of them nobody looked at
 
@@ -36,14 +47,19 @@ class Weighed:
     Attributes:
         statistic: the function.
         kinds, ranking: as :func:`~tillwatch.evaluation.intervals.group_interval` takes them.
+        rests_on: int64 ``(N,)``, further kinds of clips that must fall into enough groups: how precise alarms are
+            rests on events and on others, whichever of them raise one.
     """
 
     statistic: Statistic
     kinds: NDArray[np.int64] | None = None
     ranking: bool = False
+    rests_on: NDArray[np.int64] | None = None
 
     def interval(self, groups: Sequence[str]) -> Interval | None:
         """Returns its 95 % interval by group."""
+        if self.rests_on is not None and least_groups(groups, self.rests_on) < MIN_GROUPS:
+            return None
         return group_interval(self.statistic, groups, kinds=self.kinds, ranking=self.ranking)
 
 
@@ -183,16 +199,17 @@ def summarize(
     point = _at_point(scores, is_event, thresholds, footage.normal_hours)
     a_day = _a_day(point, footage, repeats)
     both = is_event.astype(np.int64)
+    statistics = mean_statistics(labels, several, event_indices, thresholds)
+    named = {name: figure_of(weighed, groups) for name, weighed in statistics.items()}
     sentences = (
-        why_no_interval(groups, both if events and others else None),
+        why_no_interval(groups) or _which_have_none(named, groups, both if events and others else None),
         too_few(events, others),
         footage.basis if point.alarms is not None else None,
         None if a_day is None else _A_DAY.format(day=a_day, clips=readable(a_day.clips), events=readable(a_day.events)),
         REPEATED.format(repeats=repeats) if repeats > 1 else None,
     )
-    statistics = mean_statistics(labels, several, event_indices, thresholds)
     return Summary(
-        figures={name: figure_of(weighed, groups) for name, weighed in statistics.items()},
+        figures=named,
         calibration=calibration(scores.ravel(), np.tile(is_event, repeats), repeats=repeats)
         if events and others
         else None,
@@ -229,6 +246,25 @@ def figure_of(weighed: Weighed, groups: Sequence[str]) -> Figure:
     return Figure(value=None if np.isnan(value) else value, interval=weighed.interval(groups))
 
 
+def _which_have_none(named: Mapping[str, Figure], groups: Sequence[str], kinds: NDArray[np.int64] | None) -> str | None:
+    """Says which figures have no interval though the clips fall into enough groups; None if all have one."""
+    without = [name for name, figure in named.items() if figure.value is not None and figure.interval is None]
+    if not without:
+        return None
+    told = ", ".join(_SHORT.get(name, name.replace("_", " ")) for name in without)
+    if kinds is None or least_groups(groups, kinds) >= MIN_GROUPS:
+        return (
+            f"no interval of {told}: the clips that it rests on, such as alarms, fall into under {MIN_GROUPS} groups."
+        )
+    kind = min((0, 1), key=lambda kind: least_groups(groups, np.where(kinds == kind, 0, -1)))
+    what = ("other", "event")[kind]
+    return (
+        f"no interval of {told}: the {what} clips, on which they rest, fall into "
+        f"{n_groups(least_groups(groups, np.where(kinds == kind, 0, -1)))}, and under {MIN_GROUPS} no interval holds "
+        "what it promises; tillwatch crossval measures on every group."
+    )
+
+
 def _mean(several: Sequence[Weighed]) -> Weighed:
     # Groups are counted in one repeat: further ones bring no new clips.
     return replace(several[0], statistic=lambda w: float(np.mean([one.statistic(w) for one in several])))
@@ -251,7 +287,7 @@ def _statistics(
             lambda w: figures.average_precision(is_event, scores, w), both, ranking=True
         ),
         "recall": Weighed(lambda w: figures.share(alarm, w * is_event), np.where(is_event, 0, -1)),
-        "precision": Weighed(lambda w: figures.precision(is_event, alarm, w), np.where(alarm, 0, -1)),
+        "precision": Weighed(lambda w: figures.precision(is_event, alarm, w), np.where(alarm, 0, -1), rests_on=both),
         "f1": Weighed(lambda w: figures.f1(is_event, alarm, w), both),
     }
 

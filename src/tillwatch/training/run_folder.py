@@ -42,7 +42,7 @@ RUN_FILES = (
     "config.yaml",  # these two last: they tell that a folder is a run's
 )
 RUN_FOLDERS = (CHECKPOINTS, "evaluations", "exports", "tensorboard", "wandb")
-CLIPS_COLUMNS = ("path", "label", "group", "split", "frames", "fps", "seconds", "status")
+CLIPS_COLUMNS = ("path", "label", "group", "camera", "split", "frames", "fps", "seconds", "status")
 
 
 def check_run_folder(out: Path, overwrite: bool, reads: Sequence[Path] = ()) -> None:
@@ -212,6 +212,7 @@ def write_clips(path: Path, job: Job, skipped: Mapping[str, Skip] | None = None)
                 "path": clip.name,
                 "label": clip.label,
                 "group": clip.group,
+                "camera": job.catalog.cameras.get(clip.name, ""),
                 "split": job.sides[clip.name],
                 "frames": clip.num_frames,
                 "fps": None if clip.fps is None else f"{clip.fps:g}",
