@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from conftest import TINY_BACKBONE
 
@@ -37,3 +40,15 @@ def start_scan(*arguments: object) -> BaseProcess:
     process = context.Process(target=scan, args=(list(map(str, arguments)),))
     process.start()
     return process
+
+
+def load_other(run: Path) -> Any:
+    """Loads a model that says to be another."""
+    model = load_tiny(run)
+    model.sha256 = "another"
+    return model
+
+
+def die(run: Path) -> Any:
+    """Ends the process in place of loading."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tillwatch.cli import main
-from tillwatch.detection import scanner
+from tillwatch.detection import batches as batching
 from tillwatch.detection.gate import is_still
 from tillwatch.detection.results import read_scan
 from tillwatch.models.saved import Classifier
@@ -160,8 +160,8 @@ class Killed(BaseException):
 def test_a_gated_scan_that_was_killed_goes_on_to_the_same_result(
     after: int, quiet_footage: Path, tmp_path: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanner, "BATCH_SIZE", 3)
-    monkeypatch.setattr(scanner, "_GATED_AT_ONCE", 2)
+    monkeypatch.setattr(batching, "BATCH_SIZE", 3)
+    monkeypatch.setattr(batching, "_GATED_AT_ONCE", 2)
     regions = ("--roi", "left=0,0,0.5,1", "--roi", "right=0.5,0,0.5,1", "--gate", "auto")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert scan(quiet_footage, "--out", whole, *GRID, *regions)[0] == 0
@@ -197,7 +197,7 @@ def test_a_gated_scan_that_was_killed_goes_on_to_the_same_result(
 def test_a_kill_in_a_long_still_stretch_loses_little(
     quiet_footage: Path, tmp_path: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanner, "_GATED_AT_ONCE", 2)
+    monkeypatch.setattr(batching, "_GATED_AT_ONCE", 2)
     out = tmp_path / "scan"
     assert scan(quiet_footage / "b.mp4", "--out", out, *GRID, "--gate", "auto")[0] == 0
     lines = (out / "journal.jsonl").read_text().splitlines()

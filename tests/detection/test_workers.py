@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from detection import scanning_apart
 from detection.scanning_apart import load_tiny, start_scan
 
 from tillwatch.config import ScanConfig
@@ -141,21 +142,16 @@ def test_another_number_of_processes_goes_on_where_a_scan_was(
         same_as(tmp_path / f"by{workers}", tmp_path / "whole")
 
 
-def _load_other(run: Path) -> Any:
-    model = load_tiny(run)
-    model.sha256 = "another"
-    return model
-
-
-def _die(run: Path) -> Any:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize(
     ("load", "error", "message"),
     [
-        pytest.param(_load_other, ModelError, "the model has changed since the scan was begun", marks=pytest.mark.slow),
-        (_die, RunError, "was killed by signal 9"),
+        pytest.param(
+            scanning_apart.load_other,
+            ModelError,
+            "the model has changed since the scan was begun",
+            marks=pytest.mark.slow,
+        ),
+        (scanning_apart.die, RunError, "was killed by signal 9"),
     ],
 )
 def test_what_goes_wrong_in_a_process_is_said(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TINY_BACKBONE
 from torch import nn
+from training import memory_tasks
 from training.broken_off import run_apart
 
 from tillwatch.config import TrainConfig
@@ -22,7 +21,7 @@ from tillwatch.files import sha256_of
 from tillwatch.models.backbones import BACKBONES, build_model
 from tillwatch.training import memory
 from tillwatch.training.loop import resume, train
-from tillwatch.training.memory import Line, StepSize, estimate, fits, free_bytes, measure
+from tillwatch.training.memory import Line, StepSize, estimate, free_bytes, measure
 from tillwatch.training.resume import read_begun
 
 Config = Callable[..., TrainConfig]
@@ -89,19 +88,8 @@ def test_the_estimate_is_what_is_kept_and_changes_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def refused_memory() -> None:
-    """Tries steps in a process that may have one gigabyte more than it has."""
-    size = StepSize(shape=(3, 16, 256, 256), device="cpu", precision="fp32")
-    BACKBONES["tinynet"] = TINY_BACKBONE
-    has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (has + 10**9, has + 10**9))
-    assert free_bytes() <= 10**9  # type: ignore[operator]
-    assert not fits("tinynet", size, 128)  # their frames alone are 1.6 GB
-    assert fits("tinynet", size, 1)
-
-
 def test_memory_that_is_really_refused_is_noticed() -> None:
-    assert run_apart(refused_memory) == 0
+    assert run_apart(memory_tasks.refused_memory) == 0
 
 
 @pytest.mark.slow
