@@ -121,7 +121,7 @@ def out_of_fold(crossval: Path, most_folds: int | None) -> tuple[Classifier, lis
             export_run(fold, "openvino", int8=True, out=Path(name) / "model", force=True)
             model = load_model(fold, device="cpu", engine="torch")
             quantised = load_model(Path(name) / "model", precision="int8")
-            clips = clips_of_run(fold, model.spec, "test")
+            clips = clips_of_run(fold, model.spec)["test"]
             ours.append(score_clips(model, clips))
             theirs.append(score_clips(quantised, clips))
     return model, ours, theirs

@@ -18,7 +18,7 @@ from tillwatch.clip_spec import ClipSpec, Preprocessing
 from tillwatch.errors import TillwatchError, one_line
 from tillwatch.files import sha256_of
 from tillwatch.models.backbones import backbone, build_model
-from tillwatch.models.engines import TORCH, EngineName, EnginePrecision, Held, read_export
+from tillwatch.models.engines import PACKAGES, TORCH, EngineName, EnginePrecision, Held, read_export
 from tillwatch.models.export import check_exportable, export_network
 from tillwatch.models.precision import bf16_speedup
 from tillwatch.models.saved import Classifier
@@ -33,7 +33,6 @@ _WAYS: tuple[tuple[EngineName, EnginePrecision], ...] = (
     ("onnx", "fp32"),
     ("onnx", "int8"),
 )
-_PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +98,7 @@ def _engine(spec: ClipSpec, engine: EngineName, precision: EnginePrecision, devi
     name = f"{engine} {precision}" + (f" on {device}" if device != "cpu" else "")
     try:
         seconds = _seconds_a_window(spec, engine, precision, device)
-        what = f"{version(_PACKAGES[engine])}, a window of {spec.num_frames} frames in {1000 * seconds:.0f} ms"
+        what = f"{version(PACKAGES[engine])}, a window of {spec.num_frames} frames in {1000 * seconds:.0f} ms"
         return Finding(kind="engine", name=name, works=True, says=what)
     except (TillwatchError, PackageNotFoundError) as error:
         return Finding(kind="engine", name=name, works=False, says=one_line(error))

@@ -214,6 +214,25 @@ def test_a_recording_that_gives_no_clip_is_annotated_itself(
     assert np.abs(shown[5][:48, :64].astype(int) - originals[25]).mean() < 8
 
 
+def test_a_recording_with_a_title_in_no_encoding_is_annotated(tmp_path: Path, make_footage: MakeFootage) -> None:
+    path = tmp_path / "a.avi"
+    with (
+        av.open(str(make_footage(tmp_path / "plain.avi", range(100), codec="mpeg4", bf="2"))) as plain,
+        av.open(str(path), "w") as titled,
+    ):
+        titled.metadata["title"] = "till2"
+        stream = titled.add_stream_from_template(plain.streams.video[0])
+        for packet in plain.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                titled.mux(packet)
+    (tmp_path / "plain.avi").unlink()
+    path.write_bytes(path.read_bytes().replace(b"till2", b"\xca\xd5\xd2\xf8\x80"))
+    (entry,) = collect(path, "--annotate")["incidents"]
+    assert "clip" not in entry, "so the recording itself is played"
+    assert entry["annotated_frames"] > 50
+
+
 def walker(place: int, height: int = 96, width: int = 128) -> av.VideoFrame:
     """A chequered square that walks before bars; both have detail in every block."""
     picture = np.full((height, width, 3), 90, np.uint8)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tillwatch.clip_spec import Roi
 from tillwatch.data.playback import Damage, Timing, play, timing_of_packets
-from tillwatch.data.video import video_stream
+from tillwatch.data.video import open_container, video_stream
 from tillwatch.detection.blurring import Blur, Movement, Picture, blurred, outside
 from tillwatch.detection.encoding import Colours, H264File, colours_shown
 from tillwatch.detection.incidents import Incident
@@ -211,6 +211,6 @@ def _picture(frame: av.VideoFrame, colours: Colours, stretch: float) -> Picture:
 
 def _stretch(path: Path) -> float:
     """Returns how many times wider than high a video's pixels are; 1 where that is not told or makes no sense."""
-    with av.open(str(path)) as container:
+    with open_container(path) as container:
         told = video_stream(container, path).sample_aspect_ratio
     return float(told) if told and 1 / _OBLONG <= told <= _OBLONG else 1.0

@@ -78,7 +78,7 @@ def score_clips(
     store: ClipStore | None = None,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scores:
-    """Scores clips in fp32 under the classifier's own spec; each clip once, unreadable ones named.
+    """Scores clips under the classifier's own spec, by its engine; each clip once, unreadable ones named.
 
     Args:
         classifier: with its spec.
@@ -329,21 +329,19 @@ def evaluate_run(
         raise RunError(f"{folder} cannot be written ({reason_of(error)}).") from None
 
 
-def clips_of_run(run: Path, spec: ClipSpec, side: str) -> list[Clip]:
-    """Returns the clips of one side of a run's split that can still be read, where the run found them.
+def clips_of_run(run: Path, spec: ClipSpec) -> dict[str, list[Clip]]:
+    """Returns the clips of a run that can still be read, where the run found them, by each side of its split.
 
     Raises:
-        RunError: if the run folder does not tell, or none is there any more.
+        RunError: if the run folder does not tell.
     """
     sides, _ = _read_sides(run)
-    if side not in sides.values():
-        return []
     root = Path(_config_of(run)["data"])
-    clips, _, _ = _clips_below(root, spec)
-    found = [clip for clip in clips if sides.get(clip.name) == side]
-    if not found:
-        raise RunError(f"none of the run's {side} clips is in {root} any more.")
-    return found
+    of_side: dict[str, list[Clip]] = {side: [] for side in sides.values()}
+    for clip in _clips_below(root, spec)[0]:
+        if clip.name in sides:
+            of_side[sides[clip.name]].append(clip)
+    return of_side
 
 
 def normal_hours(

@@ -113,12 +113,14 @@ def export_run(
     record = read_record(run)
     out = out or run
     _check_folder(out, ours.sha256)
-    side, notes = "validation", []
-    compared = clips_of_run(run, ours.spec, side)
-    if not compared:
-        side, compared = "training", clips_of_run(run, ours.spec, "train")
+    clips = clips_of_run(run, ours.spec)
+    notes = []
+    if "validation" in clips:
+        side, compared = "validation", _there(clips, "validation")
+    else:
+        side, compared = "training", _there(clips, "train")
         notes.append("The run held no clips out, so the export was compared on clips that it was trained on.")
-    calibration, unread = _frames_of(ours, clips_of_run(run, ours.spec, "train")) if int8 else ([], [])
+    calibration, unread = _frames_of(ours, _there(clips, "train")) if int8 else ([], [])
     with tempfile.TemporaryDirectory() as name:
         made = export_network(
             ours.network, ours.spec, Path(name), to, precision, calibration, lambda frames: _prepared(ours, frames)
@@ -210,6 +212,12 @@ def compare_scores(
         alarms_changed=int(((of_event[0] >= threshold) != (of_event[1] >= threshold)).sum()),
         passed=passed,
     )
+
+
+def _there(clips: Mapping[str, Sequence[Clip]], side: str) -> Sequence[Clip]:
+    if not clips.get(side):
+        raise RunError(f"none of the run's {side} clips is where the run found them any more.")
+    return clips[side]
 
 
 def _tell(on_clip: Callable[[int, int], None], before: int, total: int, done: int, _of: int) -> None:

@@ -27,7 +27,8 @@ _FASTEST = (("openvino", "int8"), ("onnx", "int8"), ("openvino", "fp32"), ("onnx
 #: How near to what was measured in training, the nearest first.
 _NEAREST = (("torch", "fp32"), ("openvino", "fp32"), ("onnx", "fp32"), ("openvino", "int8"), ("onnx", "int8"))
 
-_PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
+#: The distribution, and module, that each engine is.
+PACKAGES = {"torch": "torch", "openvino": "openvino", "onnx": "onnxruntime"}
 _MOST_STREAMS = 4  # clips at a time: each takes a hundred megabytes and more
 
 
@@ -221,7 +222,7 @@ def choose_engine(
     Raises:
         ConfigError: if nothing that was asked for is held, or can run here.
     """
-    if engine not in (None, "auto", *_PACKAGES):
+    if engine not in (None, "auto", *PACKAGES):
         raise ConfigError(f"--engine is {engine!r}; it must be auto, torch, openvino or onnx.")
     if precision not in (None, "fp32", "int8"):
         raise ConfigError(f"--precision is {precision!r}; it must be fp32 or int8.")
@@ -239,7 +240,7 @@ def choose_engine(
         raise ConfigError(f"{folder} holds no {asked or 'model'}, only {there}; make one with tillwatch export.")
     notes = []
     for one in wanted:
-        package = _PACKAGES[one.engine]
+        package = PACKAGES[one.engine]
         if not one.passed and precision != "int8":
             notes.append(f"{one.name} did not pass its check against torch; --precision int8 takes it all the same.")
         elif find_spec(package) is None:

@@ -370,9 +370,8 @@ def train_epoch(
                 losses: list[torch.Tensor] = []
                 optimizer.zero_grad()
                 for number, count in enumerate(counts):
-                    batch = (
-                        parts[number] if count else feed.blank
-                    )  # at no weight: others wait for this part's gradients
+                    # Where nothing could be read, a blank at no weight: others wait for this part's gradients.
+                    batch = parts[number] if count else feed.blank
                     # Dropout draws from the global generator: seeded by place, a step repeats whatever came before.
                     torch.manual_seed(derive_seed(seed, _STEP, now.epoch, now.step, *feed.piece(number)))
                     with devices.summing(fabric, model, last=number == len(parts) - 1):
