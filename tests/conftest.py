@@ -167,6 +167,25 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Any, quiet: 
 
 
 @pytest.fixture
+def labelled_apart(tiny_run: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Callable[..., None]]:
+    """(data, label): the tiny run's clips outside class folders; ``label(name="class")`` writes their clips.csv."""
+    data = tmp_path / "labelled"
+    (data / "clips").mkdir(parents=True)
+    labels = {}
+    for folder in sorted(tiny_run[0].glob("*/*")):
+        name = f"{folder.parent.name}_{folder.name}"
+        (data / "clips" / name).symlink_to(folder, target_is_directory=True)
+        labels[name] = folder.parent.name
+
+    def label(**others: str) -> None:
+        rows = [f"clips/{name},{label},{name.split('_')[1]}" for name, label in {**labels, **others}.items()]
+        (data / "clips.csv").write_text("\n".join(["path,label,group", *rows]) + "\n")
+
+    label()
+    return data, label
+
+
+@pytest.fixture
 def make_grey_video() -> MakeVideo:
     """Returns a function that writes an .mp4 whose frame t is plain grey, 20 + 8 t: `frame_numbers` reads t back.
 

@@ -234,29 +234,20 @@ def test_hours_of_footage_and_a_budget_reach_every_fold_and_the_final_model_goes
 
 
 def test_corrected_labels_are_not_taken_for_the_old_ones_and_settings_of_a_newer_version_for_no_change(
-    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path
+    labelled_apart: tuple[Path, Callable[..., None]], tiny_config: Config, quiet: Any, tmp_path: Path
 ) -> None:
-    data, out = tmp_path / "data", tmp_path / "cv"
-    (data / "clips").mkdir(parents=True)
-    rows = []
-    for folder in sorted(tiny_run[0].glob("*/*")):
-        name = f"clips/{folder.parent.name}_{folder.name}"
-        (data / name).symlink_to(folder, target_is_directory=True)
-        rows.append({"path": name, "label": folder.parent.name, "group": folder.name.split("_")[0]})
-
-    def label() -> None:
-        lines = [",".join(row.values()) for row in rows]
-        (data / "clips.csv").write_text("\n".join(["path,label,group", *lines]) + "\n")
-
-    label()
+    (data, label), out = labelled_apart, tmp_path / "cv"
     cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())
     before = yaml.safe_load((out / "crossval.yaml").read_text())
     before.pop("devices")
     (out / "crossval.yaml").write_text(yaml.safe_dump(before))
     cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())  # as a version without that setting began it
-    rows[0]["label"] = "theft"
+    label(normal_day0_0="theft")
+    with pytest.raises(RunError, match=r"begun with other labels of 1 \(clips/normal_day0_0\)"):
+        cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())
     label()
-    with pytest.raises(RunError, match=rf"begun with other labels of 1 \({rows[0]['path']}\)"):
+    (out / "splits" / "1.csv").unlink()
+    with pytest.raises(RunError, match="begun with other clips or groups"):
         cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())
 
 

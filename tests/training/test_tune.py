@@ -184,6 +184,16 @@ def test_what_is_worse_than_the_median_is_broken_off(
     assert read_csv(tmp_path / "out" / "trials.csv")[5]["epochs"] == "2"
 
 
+def test_a_search_of_corrected_labels_is_another(
+    labelled_apart: tuple[Path, Callable[..., None]], tiny_config: Config, quiet: Any, tmp_path: Path
+) -> None:
+    data, label = labelled_apart
+    tune(data, tmp_path / "out", tiny_config(epochs=1), 1, ["dropout=0,0.5"], quiet())
+    label(theft_day1_1="normal")
+    with pytest.raises(RunError, match=r"begun with other labels of 1 \(clips/theft_day1_1\)"):
+        tune(data, tmp_path / "out", tiny_config(epochs=1), 2, ["dropout=0,0.5"], quiet())
+
+
 def test_a_search_goes_on_as_it_was_begun(
     searched: Path, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any
 ) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from tillwatch.config import TrainConfig, flag, to_yaml
-from tillwatch.data.catalog import Clip, count_and_names
+from tillwatch.config import TrainConfig
+from tillwatch.data.catalog import Clip
 from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, Interrupted, RunError, one_line
 from tillwatch.evaluation.audit_report import AUDIT_JSON
@@ -47,6 +47,7 @@ from tillwatch.training.out_of_fold import (
     read_fold_point,
 )
 from tillwatch.training.prepare import Job, paths_read, prepare, resolved, with_hours
+from tillwatch.training.resume import refuse_other_clips, refuse_other_settings, settings_record, write_sides
 from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import RunLog
 
@@ -211,22 +212,14 @@ def _claim(
     data: Path, out: Path, config: TrainConfig, folds: Folds, job: Job, splits: Sequence[Mapping[str, str]]
 ) -> set[int]:
     """Makes the folder, or goes on with it if its settings and clips are the same; returns the whole folds."""
-    record = yaml.safe_load(to_yaml(resolved(config, job), data.resolve(), out))
+    record = settings_record(resolved(config, job), data, out)
     record |= {"folds": folds.folds, "repeats": folds.repeats, "grouping": folds.grouping}
+    clips, files = job.catalog.clips, [out / "splits" / f"{number}.csv" for number in range(1, len(splits) + 1)]
     older = _read_record(out)
     if older is not None and not config.overwrite:
-        older = {
-            key: value for key, value in _defaults_of(config).items() if key in record
-        } | older  # a setting that came since is as it was without it
-        changed = [key for key in sorted({*record, *older} - {*_FREE}) if record.get(key) != older.get(key)]
-        if changed:
-            told = ", ".join(f"{flag(key)} {older.get(key)!r} is now {record.get(key)!r}" for key in changed)
-            raise RunError(f"{out} was begun with other settings: {told}. Give another --out, or --overwrite.")
-        if relabelled := _relabelled(out, job.catalog.clips):
-            named = count_and_names(relabelled)
-            raise RunError(f"{out} was begun with other labels of {named}; give another --out, or --overwrite.")
-        if [_read_split(out, number) for number in range(1, len(splits) + 1)] != list(splits):
-            raise RunError(f"{out} was begun with other clips or groups; give another --out, or --overwrite.")
+        refuse_other_settings(out, older, record, _FREE, ", or --overwrite")
+        for path, sides in zip(files, splits, strict=True):
+            refuse_other_clips(out, path, sides, clips, ", or --overwrite")
         return {number for number in range(1, len(splits) + 1) if _mark(out, number).is_file()}
     if older is None:
         check_run_folder(out, False, reads=paths_read(data, config))
@@ -237,27 +230,12 @@ def _claim(
             (out / name).unlink(missing_ok=True)
         (out / "splits").mkdir(parents=True)
         (out / "folds").mkdir()
-        label_of = {clip.name: clip.label for clip in job.catalog.clips}
-        for number, sides in enumerate(splits, start=1):
-            rows = [{"path": name, "label": label_of[name], "split": side} for name, side in sorted(sides.items())]
-            write_csv(out / "splits" / f"{number}.csv", ("path", "label", "split"), rows)
+        for path, sides in zip(files, splits, strict=True):
+            write_sides(path, sides, clips)
         write_text(out / CROSSVAL_YAML, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}); give another --out.") from None
     return set()
-
-
-def _defaults_of(config: TrainConfig) -> dict[str, Any]:
-    """Returns the defaults of all settings, as crossval.yaml has them."""
-    plain = replace(TrainConfig(), classes=config.classes)
-    values: dict[str, Any] = yaml.safe_load(to_yaml(plain, Path(), Path()))
-    return {name: value for name, value in values.items() if name not in ("data", "out", "classes")}
-
-
-def _relabelled(out: Path, clips: Sequence[Clip]) -> list[str]:
-    """Returns the names of clips whose label is another than when the cross-validation was begun."""
-    began = {row["path"]: row["label"] for row in read_csv(out / "splits" / "1.csv") if "label" in row}
-    return [clip.name for clip in clips if began.get(clip.name, clip.label) != clip.label]
 
 
 def _read_record(out: Path) -> dict[str, Any] | None:
@@ -266,13 +244,6 @@ def _read_record(out: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, yaml.YAMLError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def _read_split(out: Path, number: int) -> dict[str, str]:
-    try:
-        return {row["path"]: row["split"] for row in read_csv(out / "splits" / f"{number}.csv")}
-    except (OSError, ValueError, KeyError):
-        return {}
 
 
 def _collect(out: Path, config: TrainConfig, folds: Folds, job: Job) -> OutOfFold:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tillwatch.config import RESUME_MAY_CHANGE, TrainConfig, flag, read_yaml
+import yaml
+
+from tillwatch.config import RESUME_MAY_CHANGE, TrainConfig, flag, read_yaml, to_yaml
+from tillwatch.data.catalog import Clip, count_and_names
 from tillwatch.errors import ConfigError, RunError, one_line
+from tillwatch.files import read_csv, write_csv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,70 @@ def refuse_changes(run: Path, begun: TrainConfig, config: TrainConfig) -> None:
             f"{run} goes on as it was begun: {told}. Only the place of the data and {may} may change; "
             "for anything else train anew with another --out."
         )
+
+
+# Of what trains again and again: a cross-validation, a search
+
+
+def settings_record(config: TrainConfig, data: Path, out: Path) -> dict[str, Any]:
+    """Returns settings as a YAML file keeps them."""
+    record: dict[str, Any] = yaml.safe_load(to_yaml(config, data.resolve(), out))
+    return record
+
+
+def refuse_other_settings(
+    out: Path, older: Mapping[str, Any], now: Mapping[str, Any], may_differ: Container[str], advice: str
+) -> None:
+    """Holds settings against those that something was begun with, both as :func:`settings_record` has them.
+
+    Args:
+        out: its folder.
+        older: those that it was begun with; a setting that came since is as it was without it.
+        now: those that it is to go on with.
+        may_differ: names that do not matter.
+        advice: what else to do.
+
+    Raises:
+        RunError: naming each that is another.
+    """
+    defaults = settings_record(TrainConfig(), Path(), Path())
+    known = {name: value for name, value in defaults.items() if name in now} | dict(older)
+    changed = [name for name in sorted({*now, *known}) if name not in may_differ and now.get(name) != known.get(name)]
+    if changed:
+        told = ", ".join(f"{flag(name)} {known.get(name)!r} is now {now.get(name)!r}" for name in changed)
+        raise RunError(f"{out} was begun with other settings: {told}. Give another --out{advice}.")
+
+
+def write_sides(path: Path, sides: Mapping[str, str], clips: Sequence[Clip]) -> None:
+    """Writes the split that something is begun with: the side and the label of each clip."""
+    label_of = {clip.name: clip.label for clip in clips}
+    rows = [{"path": name, "label": label_of[name], "split": side} for name, side in sorted(sides.items())]
+    write_csv(path, ("path", "label", "split"), rows)
+
+
+def refuse_other_clips(out: Path, path: Path, sides: Mapping[str, str], clips: Sequence[Clip], advice: str) -> None:
+    """Holds clips against those that something was begun with, as :func:`write_sides` wrote them.
+
+    Args:
+        out: its folder.
+        path: of the split.
+        sides, clips: as they are now.
+        advice: what else to do.
+
+    Raises:
+        RunError: if labels, clips or groups are others, or the file cannot be read.
+    """
+    try:
+        rows = read_csv(path)
+        began = {row["path"]: row["split"] for row in rows}
+    except (OSError, ValueError, KeyError):
+        rows, began = [], {}
+    labelled = {row["path"]: row["label"] for row in rows if "label" in row}
+    if relabelled := [clip.name for clip in clips if labelled.get(clip.name, clip.label) != clip.label]:
+        named = count_and_names(relabelled)
+        raise RunError(f"{out} was begun with other labels of {named}; give another --out{advice}.")
+    if began != dict(sides):
+        raise RunError(f"{out} was begun with other clips or groups; give another --out{advice}.")
 
 
 def _told(value: Any) -> str:

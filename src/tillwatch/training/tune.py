@@ -18,9 +18,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from tillwatch.config import TrainConfig, flag, to_yaml
+from tillwatch.config import TrainConfig, to_yaml
 from tillwatch.data.sampler import derive_seed
-from tillwatch.data.splits import read_split_file
 from tillwatch.errors import ConfigError, RunError, one_line, reason_of
 from tillwatch.files import write_csv, write_text
 from tillwatch.models.motion import ARCH as MOTION
@@ -28,6 +27,7 @@ from tillwatch.training.guard import NonFiniteError
 from tillwatch.training.interrupts import Interrupts
 from tillwatch.training.loop import learn_apart
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved
+from tillwatch.training.resume import refuse_other_clips, refuse_other_settings, settings_record, write_sides
 from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import EpochMetrics, RunLog
 from tillwatch.training.search_space import Space, as_given, parse_space, suggest
@@ -130,23 +130,18 @@ def _check(config: TrainConfig, trials: int) -> None:
 
 def _claim(data: Path, out: Path, config: TrainConfig, space: Space, job: Job) -> None:
     """Writes what is searched and the split, or sees that they are the same as before."""
-    record = yaml.safe_load(to_yaml(resolved(config, job), data.resolve(), out))
+    record = settings_record(resolved(config, job), data, out)
     record["search"] = {name: str(values) for name, values in space.items()}
     if not (out / TUNE_YAML).is_file():
-        rows = [{"path": name, "split": side} for name, side in sorted(job.sides.items())]
-        write_csv(out / SPLIT_CSV, ("path", "split"), rows)
+        write_sides(out / SPLIT_CSV, job.sides, job.catalog.clips)
         write_text(out / TUNE_YAML, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
         return
     try:
         older = yaml.safe_load((out / TUNE_YAML).read_text(encoding="utf-8"))
-        changed = [key for key in sorted({*record, *older} - {*_FREE}) if record.get(key) != older.get(key)]
+        refuse_other_settings(out, older, record, _FREE, "")
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise RunError(f"{out / TUNE_YAML} is damaged ({one_line(error)[:200]}); give another --out.") from None
-    if changed:
-        told = ", ".join(f"{flag(key)} {older.get(key)!r} is now {record.get(key)!r}" for key in changed)
-        raise RunError(f"{out} was begun with other settings: {told}. Give another --out.")
-    if read_split_file(out / SPLIT_CSV) != job.sides:
-        raise RunError(f"{out} was begun with other clips or groups; give another --out.")
+    refuse_other_clips(out, out / SPLIT_CSV, job.sides, job.catalog.clips, "")
 
 
 def _open_study(out: Path, config: TrainConfig, space: Space) -> Any:
