@@ -16,13 +16,9 @@ from tillwatch.data.catalog import CLIPS_CSV, Skip
 from tillwatch.errors import RunError, TillwatchError, one_line, reason_of
 from tillwatch.evaluation.runs import UNFINISHED
 from tillwatch.files import read_csv, remove_parts, write_csv
+from tillwatch.training.locks import lock, open_held, release
 from tillwatch.training.prepare import Job
 from tillwatch.training.state import CHECKPOINTS, find_checkpoints
-
-if sys.platform != "win32":
-    import fcntl
-
-_held: set[int] = set()  # descriptors of those that this process holds
 
 RUN_FILES = (
     "audit.json",
@@ -131,9 +127,8 @@ def _locked(out: Path, begin: bool) -> Iterator[None]:
                 out.mkdir(parents=True, exist_ok=True)
             if sys.platform != "win32":  # Windows has no such locks, and removes no open file
                 # For reading, so that the disk can be remounted under it.
-                descriptor = os.open(path, os.O_RDONLY | (os.O_CREAT if begin else 0), 0o666)
-                held.callback(_release, descriptor)
-                _held.add(descriptor)
+                descriptor = open_held(path, os.O_RDONLY | (os.O_CREAT if begin else 0))
+                held.callback(release, descriptor)
                 _lock(descriptor, out)
             if begin:
                 # In place: a new file would not be the locked one.
@@ -147,14 +142,9 @@ def _locked(out: Path, begin: bool) -> Iterator[None]:
         yield
 
 
-def _release(descriptor: int) -> None:
-    _held.discard(descriptor)
-    os.close(descriptor)
-
-
 def _lock(descriptor: int, out: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, wait=False)
     except BlockingIOError:
         raise RunError(f"{out} is being trained by another process; wait for it, or give another --out.") from None
     except OSError:  # a file system without such locks must not keep anybody from training
@@ -163,17 +153,6 @@ def _lock(descriptor: int, out: Path) -> None:
         if os.path.samestat(os.fstat(descriptor), (out / UNFINISHED).stat()):
             return
     raise RunError(f"{out} was finished by another process just now.")
-
-
-def _let_go() -> None:
-    """Closes what a forked worker inherits of the lock: it must not outlive the process that trains."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
 
 
 def _remove_run(out: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from tillwatch.files import write_csv, write_text
 from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.training.guard import NonFiniteError
 from tillwatch.training.interrupts import Interrupts
+from tillwatch.training.locks import lock, open_held, release
 from tillwatch.training.loop import learn_apart
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved
 from tillwatch.training.resume import refuse_other_clips, refuse_other_settings, settings_record, write_sides
@@ -32,9 +32,6 @@ from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import EpochMetrics, RunLog
 from tillwatch.training.search_space import Space, as_given, parse_space, suggest
 from tillwatch.training.state import Checkpoints, TrainingState
-
-if sys.platform != "win32":
-    import fcntl
 
 STUDY_DB = "study.db"
 TUNE_YAML = "tune.yaml"
@@ -336,21 +333,18 @@ def _locked(path: Path, make: Path | None = None) -> Iterator[None]:
     """Waits until no other process is in such a block on the file."""
     if make is not None:
         make.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = open_held(path, os.O_RDWR | os.O_CREAT)
     try:
-        if sys.platform != "win32":  # there, one process at a time must do
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor, wait=True)  # on Windows, one process at a time must do
         yield
     finally:
-        os.close(descriptor)
+        release(descriptor)
 
 
 def _hold(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    _held[path] = descriptor
-    if sys.platform != "win32":
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    _held[path] = open_held(path, os.O_RDWR | os.O_CREAT)
+    lock(_held[path], wait=True)
 
 
 def _is_held(path: Path) -> bool:
@@ -358,31 +352,19 @@ def _is_held(path: Path) -> bool:
     if path in _held:
         return True
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = open_held(path, os.O_RDWR)
     except FileNotFoundError:
         return False
     try:
-        if sys.platform != "win32":
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, wait=False)
     except BlockingIOError:
         return True
     finally:
-        os.close(descriptor)
+        release(descriptor)
     return False
 
 
 def _let_go(path: Path) -> None:
     if (descriptor := _held.pop(path, None)) is not None:
-        os.close(descriptor)
+        release(descriptor)
     path.unlink(missing_ok=True)
-
-
-def _let_all_go() -> None:
-    """Closes what a forked worker inherits: a lock must not outlive the process that trains."""
-    for descriptor in _held.values():
-        os.close(descriptor)
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_all_go)
