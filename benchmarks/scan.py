@@ -287,7 +287,7 @@ def rows(
     found = footage.find_clips(clips or _rendered(folder / "rendered"))
     given = {load_model(path, device="cpu").spec.num_frames: path for path in models}
     settings = QUICK_SETTINGS if quick else SETTINGS
-    sizes = (footage.LARGE, footage.SMALL)
+    sizes = (footage.SMALL,) if quick else (footage.LARGE, footage.SMALL)
     made = {
         size.height: footage.make_footage(found, folder / f"moving_{size.name}_{seconds:g}s.mp4", size, seconds)
         for size in sizes
@@ -300,7 +300,7 @@ def rows(
             speeds = scan_apart(model, video, setting, limits=True)
             out += speed_rows(setting, height, speeds, plain[height])
     setting = settings[0]
-    for size in sizes[1:] if quick else sizes:
+    for size in sizes:
         still = folder / f"still_{size.name}_{seconds:g}s.mp4"
         footage.make_footage(found, still, size, seconds, still=True)
         speeds = scan_apart(ready[setting], still, setting, gate=True)
