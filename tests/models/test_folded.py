@@ -88,6 +88,19 @@ def test_folding_copies_nothing_in_channels_last() -> None:
     assert pixels.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(("kernel", "padding"), [((1, 1, 1), 0), ((3, 1, 1), (1, 0, 0))])
+def test_gradients_of_strided_convolutions_stay_channels_last(
+    kernel: tuple[int, int, int], padding: int | tuple[int, int, int]
+) -> None:
+    conv = fold(nn.Conv3d(4, 8, kernel, 2, padding))
+    clips = torch.randn(2, 4, 6, 8, 8).to(memory_format=torch.channels_last_3d).requires_grad_()
+    seen: list[torch.Tensor] = []
+    between = clips.clone()
+    between.register_hook(seen.append)  # type: ignore[no-untyped-call]
+    conv(between).sum().backward()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last_3d)
+
+
 @pytest.mark.parametrize(
     "conv", [nn.Conv3d(2, 2, 3), nn.Conv3d(2, 2, (3, 1, 1), padding=1), nn.Conv3d(2, 2, (1, 3, 3), padding="same")]
 )

@@ -8,6 +8,8 @@ three-dimensional form has also been seen to return gradients from uninitialised
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -18,7 +20,7 @@ class SpatialConv3d(nn.Conv3d):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Maps ``(B, C, T, H, W)`` to ``(B, C', T', H', W')`` as Conv3d does."""
-        frames = clips[:, :, :: self.stride[0]].transpose(1, 2)  # (B, T', C, H, W)
+        frames = _every(clips, self.stride[0], 1, 1).transpose(1, 2)  # (B, T', C, H, W)
         out = F.conv2d(
             frames.flatten(0, 1),
             self.weight.squeeze(2),
@@ -36,7 +38,7 @@ class TemporalConv3d(nn.Conv3d):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Maps ``(B, C, T, H, W)`` to ``(B, C', T', H', W')`` as Conv3d does."""
-        pixels = clips[:, :, :, :: self.stride[1], :: self.stride[2]]
+        pixels = _every(clips, 1, self.stride[1], self.stride[2])
         out = F.conv2d(
             pixels.flatten(3),
             self.weight.squeeze(4),
@@ -87,6 +89,40 @@ def is_folded_whole(network: nn.Module) -> bool:
         isinstance(module, nn.Conv3d) and not isinstance(module, SpatialConv3d | TemporalConv3d)
         for module in network.modules()
     )
+
+
+def _every(clips: torch.Tensor, *steps: int) -> torch.Tensor:
+    """Returns every so manieth frame, row and column of ``(B, C, T, H, W)``."""
+    if torch.is_grad_enabled() and clips.requires_grad and set(steps) != {1}:
+        every: torch.Tensor = _Every.apply(clips, steps)
+        return every
+    return clips[_place(steps)]
+
+
+def _place(steps: tuple[int, ...]) -> tuple[slice, ...]:
+    return slice(None), slice(None), *(slice(None, None, step) for step in steps)
+
+
+class _Every(torch.autograd.Function):
+    """Slicing whose gradient lies in memory as the clips do.
+
+    The gradient of PyTorch's own lies channel by channel, and what it meets on its way back (another gradient that it
+    is added to, a ReLU) then goes through memory against the grain, several times as slowly.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, clips: torch.Tensor, steps: tuple[int, ...]) -> torch.Tensor:
+        ctx.shape, ctx.steps = clips.shape, steps
+        last = clips.is_contiguous(memory_format=torch.channels_last_3d)
+        ctx.memory_format = torch.channels_last_3d if last else torch.contiguous_format
+        return clips[_place(steps)]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (grad,) = grads
+        whole = torch.empty(ctx.shape, dtype=grad.dtype, device=grad.device, memory_format=ctx.memory_format).zero_()
+        whole[_place(ctx.steps)] = grad
+        return whole, None
 
 
 def _pair(padding: str | tuple[int, ...]) -> tuple[int, int]:
