@@ -80,7 +80,8 @@ def rows(quick: bool, videos: Path | None = None) -> list[Row]:
         for state, ours, bar in (("cold", cold, 3), ("from the store", warm, 50)):
             ratio = plain / ours
             figures = (f"{1e3 * ours:.1f}", f"{1e3 * plain:.0f}", f"{ratio:.1f}")
-            out.append(Row("2", f"{what}: {state}", *figures, f"at least {bar}", ratio >= bar))
+            held = None if quick and state == "cold" else ratio >= bar  # a cold clip is read but once
+            out.append(Row("2", f"{what}: {state}", *figures, f"at least {bar}", held))
         share = "share of the time that training waits for data, with the store"
         out.append(Row("2", share, f"{waiting:.2%}", "", "", "under 2 %", waiting < 0.02))
     with tempfile.TemporaryDirectory() as name:

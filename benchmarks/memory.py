@@ -85,8 +85,8 @@ def loader_growth(frames: Path, epochs: int) -> tuple[int, int]:
 
 
 def rows(frames: Path, quick: bool) -> list[Row]:
-    """Measures and returns the table's rows."""
-    num_frames, steps, epochs = (16, 1, 4) if quick else (32, 6, 10)
+    """Measures and returns the table's rows; of three epochs, as quick takes, no growth is judged."""
+    num_frames, steps, epochs = (16, 1, 3) if quick else (32, 6, 10)
     sizes = ["--num-frames", str(num_frames), "--steps", str(steps)]
     plain, ours = (peak_of([str(frames), "--only", who, *sizes]) for who in ("plain", "ours"))
     done = subprocess.run(
@@ -101,7 +101,7 @@ def rows(frames: Path, quick: bool) -> list[Row]:
             f"{ours / 1e9:.2f}", f"{plain / 1e9:.2f}", f"{ours / plain:.2f}", "at most 1", ours <= plain),
         Row("6", f"the loader's anonymous memory after {epochs} epochs against after 2, MB",
             f"{after / 1e6:.0f}", f"{before / 1e6:.0f}", f"{after / before:.3f}", "does not grow (2 %)",
-            after <= 1.02 * before),
+            None if quick else after <= 1.02 * before),
     ]  # fmt: skip
 
 

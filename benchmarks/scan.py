@@ -282,7 +282,7 @@ def rows(
         memory_seconds: of the file that memory is measured on; 0 leaves that out.
     """
     seconds = seconds or (8.0 if quick else 600.0)
-    memory_seconds = (120.0 if quick else 7200.0) if memory_seconds is None else memory_seconds
+    memory_seconds = (90.0 if quick else 7200.0) if memory_seconds is None else memory_seconds
     folder = results / "scan"
     found = footage.find_clips(clips or _rendered(folder / "rendered"))
     given = {load_model(path, device="cpu").spec.num_frames: path for path in models}
