@@ -916,7 +916,12 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
     global _is_whole_command
     _is_whole_command = tokens is None
     try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        app(
+            sys.argv[1:] if tokens is None else tokens,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
     except TillwatchError as error:
         _fail(one_line(error))
     except cyclopts.CycloptsError as error:

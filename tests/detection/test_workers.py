@@ -155,13 +155,17 @@ def test_another_number_of_processes_goes_on_where_a_scan_was(
     ],
 )
 def test_what_goes_wrong_in_a_process_is_said(
-    load: Callable[[Path], Any], error: type[Exception], message: str, tmp_path: Path
+    load: Callable[[Path], Any],
+    error: type[Exception],
+    message: str,
+    tiny_run: tuple[Path, Path],
+    tmp_path: Path,
 ) -> None:
     source = Source(path=tmp_path / "a.mp4", file="a.mp4", camera="a", regions={"whole": None})
     way = Way(grid=Grid(length=seconds_exactly(1), stride=seconds_exactly(1)))
     share = [Work(file=0, source=source)]
     with pytest.raises(error, match=message):
-        list(score_in_processes(partial(load, tmp_path), "sha", [share], way, 1))
+        list(score_in_processes(partial(load, tiny_run[1]), "sha", [share], way, 1))
 
 
 def test_shares_are_made_of_the_files_alone() -> None:

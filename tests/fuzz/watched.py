@@ -8,12 +8,13 @@ import resource
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from apart import CONTEXT, start_apart
 from conftest import TINY_BACKBONE
@@ -37,7 +38,7 @@ class Watched:
     Attributes:
         outcomes: by number, what each task returned.
         failures: by number, "crashed (SIGSEGV)", "hung" or what it raised.
-        grown_mb: how much larger the process was at the end than after a quarter of all, in the medians.
+        grown_mb: how much larger the process became after a quarter of all, as :func:`steady_growth` counts.
         slowest_s: of a processor's time, that one took.
     """
 
@@ -83,10 +84,17 @@ def watch(
             process.kill()
             process.join()
             ours.close()
-    quarter = max(1, count // 4)
-    early, late = sorted(sizes[quarter : 2 * quarter]), sorted(sizes[-quarter:])
-    grown = (late[len(late) // 2] - early[len(early) // 2]) / 1e6 if early and late else 0.0
-    return Watched(outcomes, failures, grown, slowest)
+    return Watched(outcomes, failures, steady_growth(sizes[count // 4 :]) / 1e6, slowest)
+
+
+def steady_growth(sizes: Sequence[int], stretches: int = 9) -> float:
+    """Returns how much is added from stretch to stretch, in the median, times the steps.
+
+    What is added once (a library that only some settings need, or a first large batch) is no growth.
+    """
+    parts = [part for part in np.array_split(np.array(sizes), stretches) if len(part)]
+    steps = np.diff([np.median(part) for part in parts])
+    return float(np.median(steps) * len(steps)) if len(steps) else 0.0
 
 
 def _work(
