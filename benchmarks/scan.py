@@ -153,6 +153,12 @@ def make_model(setting: Setting, clips: Path | None, folder: Path) -> Path:
     return exported
 
 
+def is_int8(model: Path) -> bool:
+    """Whether a model folder holds an int8 export."""
+    exports = json.loads((model / "model.json").read_text()).get("exports") or {}
+    return any(export["precision"] == "int8" for export in exports.values())
+
+
 def untrained_model(setting: Setting, folder: Path) -> Path:
     """Writes a model whose weights are random, which costs the same as any other."""
     if not (folder / "model.json").is_file():
@@ -190,8 +196,14 @@ def scan_apart(model: Path, video: Path, setting: Setting, *, gate: bool = False
 
 def scan_here(options: argparse.Namespace) -> dict[str, Any]:
     """Scans a file and measures itself; what :func:`scan_apart` starts."""
-    config = ScanConfig(window=options.window, stride=options.stride, gate="auto" if options.gate else "off")
-    plan = plan_scan(options.model[0], [options.clips], config, threshold=0.5)
+    (model,) = options.model
+    config = ScanConfig(
+        window=options.window,
+        stride=options.stride,
+        gate="auto" if options.gate else "off",
+        precision="int8" if is_int8(model) else None,  # by name: one that was trained for a moment may fail its check
+    )
+    plan = plan_scan(model, [options.clips], config, threshold=0.5)
     ready = time.time()
     held: list[tuple[float, int]] = []
     listener = Listener(progress=lambda done, total: held.append((done, memory.anonymous_bytes(os.getpid()))))
