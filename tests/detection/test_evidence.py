@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from PIL import Image
 
 from tillwatch.cli import main
 from tillwatch.data.video import decode_video, read_video
-from tillwatch.detection.evidence import remux
+from tillwatch.detection.evidence import UNFINISHED, collect, remux
 from tillwatch.errors import ClipError
 from tillwatch.files import sha256_of
+from tillwatch.locks import lock, open_held, release
 
 MakeFootage = Callable[..., Path]
 
@@ -104,6 +106,52 @@ def test_a_clip_of_each_incident_and_a_manifest(
     assert run("verify", out) == 0
     assert "is as it was collected" in capsys.readouterr().out
     assert run("evidence", scan_folder, "--out", out) == 2  # nothing is written over
+
+
+def test_what_was_broken_off_is_begun_anew(
+    scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def dying(*arguments: object) -> None:
+        raise Killed
+
+    out = tmp_path / "evidence"
+    with monkeypatch.context() as patch:
+        patch.setattr("tillwatch.detection.evidence._write_manifest", dying)
+        with pytest.raises(Killed):
+            collect(scan_folder, out)
+    left = {entry.name for entry in out.iterdir()}
+    assert "0001_a_00-00-02.mp4" in left
+    assert run("verify", out) == 2
+    assert "is not finished" in capsys.readouterr().err
+    # What another scan would have left, which the new manifest must not take up.
+    (out / "0009_c_00-00-09.mp4").touch()
+    (out / ".0003_c.mp4.part").touch()
+    assert run("evidence", scan_folder, "--out", out) == 3
+    assert {entry.name for entry in out.iterdir()} == left - {UNFINISHED} | {"manifest.json", "manifest.json.sha256"}
+    assert run("verify", out) == 0
+
+
+def test_a_folder_that_holds_something_else_or_is_being_written_is_left_alone(
+    scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evidence"
+    out.mkdir()
+    for name in (UNFINISHED, "0001_a.mp4", "notes.txt"):
+        (out / name).touch()
+    assert run("evidence", scan_folder, "--out", out) == 2
+    assert "it holds notes.txt" in capsys.readouterr().err
+    (out / "notes.txt").unlink()
+    descriptor = open_held(out / UNFINISHED, os.O_RDONLY)
+    lock(descriptor, wait=False)
+    try:
+        assert run("evidence", scan_folder, "--out", out) == 2
+        assert "is being written by another process" in capsys.readouterr().err
+    finally:
+        release(descriptor)
+    assert (out / "0001_a.mp4").exists()
 
 
 def test_a_filmstrip_shows_the_incident_with_a_clip_or_without(scan_folder: Path, tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -28,12 +31,16 @@ from tillwatch.detection.timeline import TIMELINE_HTML
 from tillwatch.detection.windows import Clock, seconds_exactly, timeline
 from tillwatch.errors import ClipError, ConfigError, DataError, RunError, one_line
 from tillwatch.files import replacing, sha256_of, write_json, write_text
+from tillwatch.locks import lock, open_held, release
 
 MANIFEST, SEAL = "manifest.json", "manifest.json.sha256"
+#: Lies in a folder of evidence until all is collected; locked by the process that collects.
+UNFINISHED = "unfinished"
 
 _FURTHER_BACK_S = 20
 _PICTURES, _PICTURE_HEIGHT, _GAP, _JPEG_QUALITY = 6, 180, 4, 85  # of a filmstrip
 
+_OURS = re.compile(r"\d{4}_|\..*\.part$")  # names of what is made of incidents, and of what is half-written
 _COPIED = (INCIDENTS_CSV, SCORES_CSV, SCAN_JSON, TIMELINE_HTML)
 _IN_MP4 = {"h264", "hevc", "mpeg4"}  # what else there is goes into Matroska, which takes all
 
@@ -65,7 +72,7 @@ def collect(
 
     Args:
         folder: of the scan.
-        out: made if missing; must be empty.
+        out: made if missing; must be empty, or hold what a collecting that was broken off has left, which is cleared.
         around_s: seconds before and after each incident that the clip shows too.
         annotated: make annotated videos.
         blur: what is made unrecognisable in those; clip and filmstrip are as the recording is.
@@ -74,7 +81,7 @@ def collect(
     Raises:
         ConfigError: if there is nothing to blur, or nothing outside any region.
         DataError: if the folder holds no finished scan.
-        RunError: if ``out`` is not empty or cannot be written.
+        RunError: if ``out`` is not empty, cannot be written, or another process collects into it.
     """
     if not 0 <= around_s < math.inf:
         raise ConfigError(f"--around is {around_s}; it must be a number of seconds, at least 0.")
@@ -83,29 +90,29 @@ def collect(
     scan = read_scan(folder)
     if scan is None:
         raise DataError(f"{folder} holds no finished scan; give what tillwatch scan wrote.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and (is_unfinished(out) or not any(out.iterdir()))):
         raise RunError(f"{out} is not empty; give another --out.")
     collecting = [_Collecting(out, *one, number) for number, one in enumerate(scan.incidents(), start=1)]
     if blur == "outside-roi" and collecting and not any(one.regions for one in collecting):
         raise ConfigError("--blur outside-roi: the whole picture was scanned; scan with --roi, or take --blur people.")
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        without_clip: dict[str, list[_Collecting]] = {}
-        for one in collecting:
-            begin, end = max(0.0, one.incident.start_s - around_s), one.incident.end_s + around_s
-            try:
-                one.entry |= remux(Path(one.recording.path), begin, end, out / one.name)
-            except ClipError as error:
-                one.entry["left_out"] = one_line(error).removeprefix(f"{one.recording.path}: ")
-                without_clip.setdefault(one.recording.path, []).append(one)
-            else:
-                _show(out / one.entry["clip"], [one], scan, annotated, blur, around_s)
-            on_incident(one.number, len(collecting))
-        for path, missing in without_clip.items():
-            _show(Path(path), missing, scan, annotated, blur, around_s)
-        for copied in _COPIED:
-            shutil.copyfile(folder / copied, out / copied)
-        _write_manifest(out, scan, [one.entry for one in collecting], blur if annotated else None)
+        with _unfinished(out):
+            without_clip: dict[str, list[_Collecting]] = {}
+            for one in collecting:
+                begin, end = max(0.0, one.incident.start_s - around_s), one.incident.end_s + around_s
+                try:
+                    one.entry |= remux(Path(one.recording.path), begin, end, out / one.name)
+                except ClipError as error:
+                    one.entry["left_out"] = one_line(error).removeprefix(f"{one.recording.path}: ")
+                    without_clip.setdefault(one.recording.path, []).append(one)
+                else:
+                    _show(out / one.entry["clip"], [one], scan, annotated, blur, around_s)
+                on_incident(one.number, len(collecting))
+            for path, missing in without_clip.items():
+                _show(Path(path), missing, scan, annotated, blur, around_s)
+            for copied in _COPIED:
+                shutil.copyfile(folder / copied, out / copied)
+            _write_manifest(out, scan, [one.entry for one in collecting], blur if annotated else None)
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}).") from None
     entries = [one.entry for one in collecting]
@@ -115,6 +122,36 @@ def collect(
         annotated=sum("annotated" in entry for entry in entries),
         left_out=tuple(lack for one in collecting for lack in one.left_out()),
     )
+
+
+def is_unfinished(out: Path) -> bool:
+    """Whether a folder holds evidence whose collecting goes on, or was broken off."""
+    return (out / UNFINISHED).is_file()
+
+
+@contextmanager
+def _unfinished(out: Path) -> Iterator[None]:
+    """Makes the folder, clears it of what was broken off, and marks it until the block ends well."""
+    out.mkdir(parents=True, exist_ok=True)
+    mark = out / UNFINISHED
+    descriptor = open_held(mark, os.O_RDONLY | os.O_CREAT)
+    try:
+        with suppress(OSError):  # a file system without locks must not keep anybody from collecting
+            try:
+                lock(descriptor, wait=False)
+            except BlockingIOError:
+                raise RunError(f"{out} is being written by another process; give another --out.") from None
+        left = sorted(path for path in out.iterdir() if path != mark)
+        for path in left:
+            if not _OURS.match(path.name) and path.name not in (*_COPIED, MANIFEST, SEAL):
+                raise RunError(f"{out} is not empty: it holds {path.name}; give another --out.")
+        for path in left:
+            path.unlink()
+        mark.write_text("This evidence is not finished; the command that began it begins anew.\n", encoding="utf-8")
+        yield
+        mark.unlink()
+    finally:
+        release(descriptor)
 
 
 @dataclass
@@ -312,6 +349,8 @@ def verify(folder: Path) -> list[str]:
         DataError: if the folder holds no manifest, or one that cannot be read.
     """
     path, seal = folder / MANIFEST, folder / SEAL
+    if is_unfinished(folder):
+        raise DataError(f"{folder} is not finished: tillwatch evidence is writing it, or was broken off; run it again.")
     if not path.is_file():
         raise DataError(f"{folder} holds no {MANIFEST}; give a folder that tillwatch evidence wrote.")
     found = []
@@ -371,7 +410,7 @@ def _packets_between(container: Any, stream: Any, place: int, begin: int, end: i
 def _write_manifest(out: Path, scan: Scan, entries: list[dict[str, Any]], blur: Blur | None) -> None:
     used = {entry["file"] for entry in entries}
     sources = [_source(recording) for recording in scan.recordings if recording.file in used]
-    files = {entry.name: sha256_of(entry) for entry in sorted(out.iterdir())}
+    files = {entry.name: sha256_of(entry) for entry in sorted(out.iterdir()) if entry.name != UNFINISHED}
     write_json(
         out / MANIFEST,
         {

@@ -16,7 +16,7 @@ from tillwatch.data.catalog import CLIPS_CSV, Skip
 from tillwatch.errors import RunError, TillwatchError, one_line, reason_of
 from tillwatch.evaluation.runs import UNFINISHED
 from tillwatch.files import read_csv, remove_parts, write_csv
-from tillwatch.training.locks import lock, open_held, release
+from tillwatch.locks import lock, open_held, release
 from tillwatch.training.prepare import Job
 from tillwatch.training.state import CHECKPOINTS, find_checkpoints
 

@@ -21,10 +21,10 @@ from tillwatch.config import TrainConfig, to_yaml
 from tillwatch.data.sampler import derive_seed
 from tillwatch.errors import ConfigError, RunError, one_line, reason_of
 from tillwatch.files import write_csv, write_text
+from tillwatch.locks import lock, open_held, release
 from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.training.guard import NonFiniteError
 from tillwatch.training.interrupts import Interrupts
-from tillwatch.training.locks import lock, open_held, release
 from tillwatch.training.loop import learn_apart
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved
 from tillwatch.training.resume import refuse_other_clips, refuse_other_settings, settings_record, write_sides
