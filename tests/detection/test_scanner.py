@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,9 +18,11 @@ from tillwatch.cli import main
 from tillwatch.clip_spec import ClipSpec, Lengths, Preprocessing, Roi
 from tillwatch.detection import batches
 from tillwatch.detection.batches import _read_ahead
+from tillwatch.detection.journal import JOURNAL
 from tillwatch.detection.scanner import choose_grid, length_note
 from tillwatch.detection.windows import seconds_exactly
 from tillwatch.errors import ConfigError
+from tillwatch.locks import lock, open_held, release
 from tillwatch.models.motion import NUM_FEATURES, MotionNetwork, fit_trees
 from tillwatch.models.saved import Classifier, load_model, save_model
 
@@ -165,6 +168,23 @@ def test_another_scan_is_not_overwritten_unasked(footage: Path, tmp_path: Path, 
     assert results(tmp_path / "scan") == before
     assert scan(footage, "--out", tmp_path / "scan", "--window", 1, "--overwrite")[0] == 0
     assert results(tmp_path / "scan") != before
+
+
+def test_two_scans_never_write_one_folder(footage: Path, tmp_path: Path, scan: Scan) -> None:
+    assert scan(footage, "--out", tmp_path / "scan", *GRID)[0] == 0
+    before = results(tmp_path / "scan")
+    descriptor = open_held(tmp_path / "scan" / JOURNAL, os.O_RDWR)
+    lock(descriptor, wait=False)
+    try:
+        for more in ((), ("--overwrite",)):
+            code, _, err = scan(footage, "--out", tmp_path / "scan", *GRID, *more)
+            assert code == 2
+            assert "another process scans into" in err
+    finally:
+        release(descriptor)
+    assert results(tmp_path / "scan") == before
+    assert scan(footage, "--out", tmp_path / "scan", *GRID, "--overwrite")[0] == 0
+    assert results(tmp_path / "scan") == before
 
 
 def test_what_cannot_be_read_is_named_while_the_others_go_on(

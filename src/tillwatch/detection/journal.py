@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tillwatch.detection.results import WindowScore
 from tillwatch.errors import RunError
+from tillwatch.locks import lock, open_held, release
 
 JOURNAL = "journal.jsonl"
 
@@ -38,31 +40,41 @@ class Progress:
 class Journal:
     """A file of lines: first what is scanned and how, then what was done.
 
-    A line counts once its newline is written; what a kill cut off is written again.
+    A line counts once its newline is written; what a kill cut off is written again. Until it is closed, no other
+    process can open it.
 
     Args:
         folder: the scan's.
         head: what is scanned and how, in JSON's types. A journal with another head is another scan.
+        num_files: how many are scanned.
+        anew: whether what it holds is thrown away.
 
     Attributes:
         files: what is known of each, by its place among the sources.
 
     Raises:
-        RunError: if the folder holds another scan, or cannot be written.
+        RunError: if the folder holds another scan, another process writes it, or it cannot be written.
     """
 
-    def __init__(self, folder: Path, head: Mapping[str, Any], num_files: int) -> None:
+    def __init__(self, folder: Path, head: Mapping[str, Any], num_files: int, *, anew: bool = False) -> None:
         self.files = [Progress() for _ in range(num_files)]
         path = folder / JOURNAL
-        try:
-            lines = _whole_lines(path)
-            if lines:
-                self._take(lines, head, folder)
-            self._file = path.open("a", encoding="utf-8")
-            if not lines:
-                self._write({"head": head})
-        except OSError as error:
-            raise RunError(f"{folder} cannot be written ({error.strerror}).") from None
+        with ExitStack() as held:
+            try:
+                descriptor = open_held(path, os.O_RDWR | os.O_CREAT)
+                held.callback(release, descriptor)
+                _lock(descriptor, folder)
+                if anew:
+                    os.truncate(path, 0)
+                lines = _whole_lines(path)
+                if lines:
+                    self._take(lines, head, folder)
+                self._file = held.enter_context(path.open("a", encoding="utf-8"))
+                if not lines:
+                    self._write({"head": head})
+            except OSError as error:
+                raise RunError(f"{folder} cannot be written ({error.strerror}).") from None
+            self._held = held.pop_all()
 
     @property
     def windows(self) -> int:
@@ -85,8 +97,8 @@ class Journal:
         self._note(file, {"left_out": reason})
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file, and lets others have it."""
+        self._held.close()
 
     def _note(self, file: int, what: dict[str, Any]) -> None:
         self._write({"file": file, **what})
@@ -130,10 +142,17 @@ class Journal:
             self.files[record["file"]].ended = {key: record[key] for key in ("seconds", "gaps", "notes")}
 
 
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        lock(descriptor, wait=False)
+    except BlockingIOError:
+        raise RunError(f"another process scans into {folder}; wait for it, or give another --out.") from None
+    except OSError:  # a file system without such locks must not keep anybody from scanning
+        return
+
+
 def _whole_lines(path: Path) -> list[str]:
     """Returns a journal's whole lines, and cuts off what a kill left half-written."""
-    if not path.is_file():
-        return []
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if len(whole) < len(data):

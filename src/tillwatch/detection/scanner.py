@@ -174,28 +174,27 @@ def scan(
         listener: is told how it goes.
 
     Raises:
-        RunError: if ``out`` holds something else, or cannot be written.
+        RunError: if ``out`` holds something else, another process scans into it, or it cannot be written.
         DataError: if no file can be scanned; the reasons stand in it.
         ModelError: if the scores are not finite, or the model has changed meanwhile.
     """
     listener = listener or Listener()
-    _claim(out, overwrite)
-    journal = Journal(out, _head(plan), len(plan.sources))
-    for source, progress in zip(plan.sources, journal.files, strict=True):
-        if progress.left_out is not None:  # said before, and to be said again
-            listener.left_out(source.file, progress.left_out)
-    try:
+    _claim(out)
+    with closing(Journal(out, _head(plan), len(plan.sources), anew=overwrite)) as journal:
+        if overwrite:
+            _remove_results(out)
+        for source, progress in zip(plan.sources, journal.files, strict=True):
+            if progress.left_out is not None:  # said before, and to be said again
+                listener.left_out(source.file, progress.left_out)
         _score_windows(plan, journal, listener)
-    finally:
-        journal.close()
-    done = _scan_of(plan, journal)
-    if not done.recordings:
-        raise DataError(f"none of {len(plan.sources)} files could be scanned: {_reasons(done)}.")
-    try:
-        found = write_scan(out, done)
-        write_timeline(out, done, found)
-    except OSError as error:
-        raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}).") from None
+        done = _scan_of(plan, journal)
+        if not done.recordings:
+            raise DataError(f"none of {len(plan.sources)} files could be scanned: {_reasons(done)}.")
+        try:
+            found = write_scan(out, done)
+            write_timeline(out, done, found)
+        except OSError as error:
+            raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}).") from None
     return done, found
 
 
@@ -237,19 +236,24 @@ def _score_windows(plan: Plan, journal: Journal, listener: Listener) -> None:
                     listener.ended(plan.sources[file].file, event.seconds, len(scores), [*skipped, *event.notes])
 
 
-def _claim(out: Path, overwrite: bool) -> None:
-    """Makes the folder of a scan, or sees that it is one; replaces what an older scan left, if told."""
-    ours = (JOURNAL, SCAN_JSON, SCORES_CSV, INCIDENTS_CSV, "incidents.jsonl", TIMELINE_HTML)
+def _claim(out: Path) -> None:
+    """Makes the folder of a scan, or sees that it is one."""
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; give another --out.")
     held = sorted(entry.name for entry in out.iterdir()) if out.is_dir() else []
     if held and JOURNAL not in held:
         raise RunError(f"{out} is not empty and holds no scan; give another --out.")
     try:
-        if overwrite and held:
-            for name in ours:
-                (out / name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written ({error.strerror}).") from None
+
+
+def _remove_results(out: Path) -> None:
+    """Removes what an older scan found."""
+    try:
+        for name in (SCAN_JSON, SCORES_CSV, INCIDENTS_CSV, "incidents.jsonl", TIMELINE_HTML):
+            (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error.strerror}).") from None
 
