@@ -217,7 +217,7 @@ def scan_here(options: argparse.Namespace) -> dict[str, Any]:
         "footage_s": done.hours * 3600,
         "windows": done.windows,
         "gated": done.gated,
-        "engine": str(getattr(plan.classifier, "engine", "torch")),
+        "engine": plan.classifier.held.name,
         "limits": limits_of(plan) if options.limits else {},
         "memory": held,
         "peak_bytes": peak,
