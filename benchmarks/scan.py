@@ -46,7 +46,8 @@ from tillwatch.detection.batches import BATCH_SIZE
 from tillwatch.detection.sampling import Sampler
 from tillwatch.detection.scanner import Listener, Plan, plan_scan, scan
 from tillwatch.models.backbones import backbone, build_model
-from tillwatch.models.saved import load_model, save_model
+from tillwatch.models.engines import exports_of
+from tillwatch.models.saved import load_model, read_record, save_model
 
 SPEED, MEMORY = "S1", "S3"
 
@@ -155,8 +156,7 @@ def make_model(setting: Setting, clips: Path | None, folder: Path) -> Path:
 
 def is_int8(model: Path) -> bool:
     """Whether a model folder holds an int8 export."""
-    exports = json.loads((model / "model.json").read_text()).get("exports") or {}
-    return any(export["precision"] == "int8" for export in exports.values())
+    return any(held.precision == "int8" for held in exports_of(read_record(model), model / "model.json"))
 
 
 def untrained_model(setting: Setting, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -32,6 +33,25 @@ def lock(descriptor: int, *, wait: bool) -> None:
     """
     if sys.platform != "win32":
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def take(descriptor: int, path: Path) -> None:
+    """Locks an opened file without waiting, if it is still the one at its path.
+
+    A file system without such locks keeps nobody out.
+
+    Raises:
+        BlockingIOError: if another process holds it.
+        FileNotFoundError: if another process has removed it meanwhile.
+    """
+    try:
+        lock(descriptor, wait=False)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
+    if not os.path.samestat(os.fstat(descriptor), path.stat()):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 def release(descriptor: int) -> None:

@@ -154,6 +154,33 @@ def test_a_folder_that_holds_something_else_or_is_being_written_is_left_alone(
     assert (out / "0001_a.mp4").exists()
 
 
+@pytest.mark.parametrize("opened_before", [False, True])
+def test_what_another_process_finishes_meanwhile_is_left_alone(
+    opened_before: bool,
+    scan_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "evidence"
+    out.mkdir()
+    for name in (UNFINISHED, "0001_a.mp4", "manifest.json"):
+        (out / name).touch()
+
+    def finishing(path: Path, flags: int) -> int:
+        if opened_before:
+            descriptor = open_held(path, flags)
+            path.unlink()
+            return descriptor
+        path.unlink()
+        return open_held(path, flags)
+
+    monkeypatch.setattr("tillwatch.detection.evidence.open_held", finishing)
+    assert run("evidence", scan_folder, "--out", out) == 2
+    assert "was finished by another process just now" in capsys.readouterr().err
+    assert {entry.name for entry in out.iterdir()} == {"0001_a.mp4", "manifest.json"}
+
+
 def test_a_filmstrip_shows_the_incident_with_a_clip_or_without(scan_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "evidence"
     run("evidence", scan_folder, "--out", out)

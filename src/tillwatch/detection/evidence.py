@@ -7,8 +7,9 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -31,7 +32,7 @@ from tillwatch.detection.timeline import TIMELINE_HTML
 from tillwatch.detection.windows import Clock, seconds_exactly, timeline
 from tillwatch.errors import ClipError, ConfigError, DataError, RunError, one_line
 from tillwatch.files import replacing, sha256_of, write_json, write_text
-from tillwatch.locks import lock, open_held, release
+from tillwatch.locks import open_held, release, take
 
 MANIFEST, SEAL = "manifest.json", "manifest.json.sha256"
 #: Lies in a folder of evidence until all is collected; locked by the process that collects.
@@ -133,25 +134,29 @@ def is_unfinished(out: Path) -> bool:
 def _unfinished(out: Path) -> Iterator[None]:
     """Makes the folder, clears it of what was broken off, and marks it until the block ends well."""
     out.mkdir(parents=True, exist_ok=True)
-    mark = out / UNFINISHED
-    descriptor = open_held(mark, os.O_RDONLY | os.O_CREAT)
-    try:
-        with suppress(OSError):  # a file system without locks must not keep anybody from collecting
+    mark, begun = out / UNFINISHED, is_unfinished(out)
+    with ExitStack() as held:
+        if sys.platform != "win32":  # Windows has no such locks, and removes no open file
             try:
-                lock(descriptor, wait=False)
+                # Made in a folder that was empty alone: the mark of another process may be gone by now, with all done.
+                descriptor = open_held(mark, os.O_RDONLY | (0 if begun else os.O_CREAT))
+                held.callback(release, descriptor)
+                take(descriptor, mark)
             except BlockingIOError:
                 raise RunError(f"{out} is being written by another process; give another --out.") from None
+            except FileNotFoundError:
+                raise RunError(f"{out} was finished by another process just now; give another --out.") from None
         left = sorted(path for path in out.iterdir() if path != mark)
         for path in left:
-            if not _OURS.match(path.name) and path.name not in (*_COPIED, MANIFEST, SEAL):
+            if not begun or (not _OURS.match(path.name) and path.name not in (*_COPIED, MANIFEST, SEAL)):
+                if not begun:
+                    mark.unlink(missing_ok=True)
                 raise RunError(f"{out} is not empty: it holds {path.name}; give another --out.")
         for path in left:
             path.unlink()
         mark.write_text("This evidence is not finished; the command that began it begins anew.\n", encoding="utf-8")
         yield
         mark.unlink()
-    finally:
-        release(descriptor)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 
 from tillwatch.detection.results import WindowScore
 from tillwatch.errors import RunError
-from tillwatch.locks import lock, open_held, release
+from tillwatch.locks import open_held, release, take
 
 JOURNAL = "journal.jsonl"
 
@@ -63,7 +63,7 @@ class Journal:
             try:
                 descriptor = open_held(path, os.O_RDWR | os.O_CREAT)
                 held.callback(release, descriptor)
-                _lock(descriptor, folder)
+                take(descriptor, path)
                 if anew:
                     os.truncate(path, 0)
                 lines = _whole_lines(path)
@@ -72,6 +72,8 @@ class Journal:
                 self._file = held.enter_context(path.open("a", encoding="utf-8"))
                 if not lines:
                     self._write({"head": head})
+            except BlockingIOError:
+                raise RunError(f"another process scans into {folder}; wait for it, or give another --out.") from None
             except OSError as error:
                 raise RunError(f"{folder} cannot be written ({error.strerror}).") from None
             self._held = held.pop_all()
@@ -140,15 +142,6 @@ class Journal:
             self.files[record["file"]].left_out = record["left_out"]
         elif "seconds" in record:
             self.files[record["file"]].ended = {key: record[key] for key in ("seconds", "gaps", "notes")}
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        lock(descriptor, wait=False)
-    except BlockingIOError:
-        raise RunError(f"another process scans into {folder}; wait for it, or give another --out.") from None
-    except OSError:  # a file system without such locks must not keep anybody from scanning
-        return
 
 
 def _whole_lines(path: Path) -> list[str]:

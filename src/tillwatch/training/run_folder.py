@@ -16,7 +16,7 @@ from tillwatch.data.catalog import CLIPS_CSV, Skip
 from tillwatch.errors import RunError, TillwatchError, one_line, reason_of
 from tillwatch.evaluation.runs import UNFINISHED
 from tillwatch.files import read_csv, remove_parts, write_csv
-from tillwatch.locks import lock, open_held, release
+from tillwatch.locks import open_held, release, take
 from tillwatch.training.prepare import Job
 from tillwatch.training.state import CHECKPOINTS, find_checkpoints
 
@@ -144,15 +144,11 @@ def _locked(out: Path, begin: bool) -> Iterator[None]:
 
 def _lock(descriptor: int, out: Path) -> None:
     try:
-        lock(descriptor, wait=False)
+        take(descriptor, out / UNFINISHED)
     except BlockingIOError:
         raise RunError(f"{out} is being trained by another process; wait for it, or give another --out.") from None
-    except OSError:  # a file system without such locks must not keep anybody from training
-        return
-    with suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(descriptor), (out / UNFINISHED).stat()):
-            return
-    raise RunError(f"{out} was finished by another process just now.")
+    except FileNotFoundError:
+        raise RunError(f"{out} was finished by another process just now.") from None
 
 
 def _remove_run(out: Path) -> None:
