@@ -15,7 +15,7 @@ from PIL import Image
 from tillwatch.clip_spec import FrameStep, Roi, frame_indices
 from tillwatch.data import video
 from tillwatch.data.synthetic import write_video
-from tillwatch.data.video import decode_video, is_video_file, probe_video, read_video, to_image
+from tillwatch.data.video import decode_video, is_video_file, probe_video, read_video, squeeze, to_image
 from tillwatch.errors import ClipError, DataError
 
 MakeVideo = Callable[..., Path]
@@ -119,7 +119,27 @@ def test_frames_are_resized_as_images_are(tmp_path: Path, make_video: MakeVideo)
     expected = [
         np.asarray(Image.fromarray(frame).resize((20, 24), Image.Resampling.BILINEAR)) for frame in decode_by_hand(path)
     ]
-    np.testing.assert_array_equal(read_video(path, 5, resize=(24, 20)), np.stack(expected))
+    squeezed = read_video(path, 5, resize=(24, 20))
+    assert np.abs(squeezed - np.stack(expected).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 53), (64, 48), (270, 480), (1080, 1920)])
+@pytest.mark.parametrize("wanted", [(1, 1), (24, 20), (128, 171)])
+def test_squeezing_is_pillows_bilinear_filter_to_a_grey_level(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (-(-size[0] // 4), -(-size[1] // 4), 3), dtype=np.uint8)
+    rgb = np.ascontiguousarray(coarse.repeat(4, 0).repeat(4, 1)[: size[0], : size[1]])
+    by_pillow = np.asarray(Image.fromarray(rgb).resize(wanted[::-1], Image.Resampling.BILINEAR))
+    squeezed = squeeze(rgb, wanted)
+    assert squeezed.dtype == np.uint8
+    assert squeezed.shape == (*wanted, 3)
+    assert squeezed.flags.c_contiguous
+    assert np.abs(squeezed.astype(int) - by_pillow).max() <= 1
+
+
+def test_squeezing_to_the_size_it_has_changes_nothing() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    assert squeeze(rgb, (20, 24)) is rgb
+    assert squeeze(rgb, None) is rgb
 
 
 def test_roi_is_cut_out_before_resizing(tmp_path: Path) -> None:

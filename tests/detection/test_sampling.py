@@ -14,7 +14,7 @@ import pytest
 
 from tillwatch.clip_spec import FrameStep, Reading, Roi
 from tillwatch.data.playback import timing_of_packets
-from tillwatch.data.video import decode_video, read_video, to_image
+from tillwatch.data.video import decode_video, read_video, to_rgb
 from tillwatch.detection import sampling
 from tillwatch.detection.sampling import Sampler, WindowFrames
 from tillwatch.detection.windows import Grid, seconds_exactly, timeline, windows_of
@@ -91,9 +91,9 @@ def test_only_frames_that_a_window_takes_are_converted_and_each_once(
 
     def counting(frame: av.VideoFrame) -> Any:
         converted.append(frame.pts or 0)
-        return to_image(frame)
+        return to_rgb(frame)
 
-    monkeypatch.setattr(sampling, "to_image", counting)
+    monkeypatch.setattr(sampling, "to_rgb", counting)
     shown = list(sampler(path, {"a": None, "b": LEFT, "c": None}).read())
     wanted = {place for one in shown for place in one.window.frames.tolist()}
     assert len(converted) == len(wanted) < 50

@@ -98,7 +98,10 @@ def read_frames(paths: Sequence[Path], resize: Size | None = None, draft: Size |
 
 
 def resize_frame(image: Image.Image, resize: Size | None) -> Image.Image:
-    """Squeezes an image to (height, width) by Pillow's bilinear filter, which averages when shrinking."""
+    """Squeezes an image to (height, width) by Pillow's bilinear filter, which averages when shrinking.
+
+    Frames of videos, large as they come, go through :func:`tillwatch.data.video.squeeze`: the same filter, faster.
+    """
     if resize is None or (image.height, image.width) == resize:
         return image
     return image.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)

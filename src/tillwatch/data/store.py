@@ -15,12 +15,11 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-import PIL
 import platformdirs
 from numpy.typing import NDArray
 
@@ -39,6 +38,7 @@ KEEP_FREE = 10**10
 _MAGIC = b"tillwatch clip 1\n"
 _PAGE = 4096
 _SUFFIX = ".clip"
+_READERS = {package: version(package) for package in ("Pillow", "av", "torch")}  # another version, other pixels
 _ABANDONED_S = 3600.0  # a file still being written is touched more often than that
 _SMALL = 2**16  # a map holds a file descriptor as long as it lives, and a process may have a thousand or fewer
 
@@ -283,7 +283,7 @@ def _source(clip: Clip) -> str:
 
 def _reading_json(clip: Clip, reading: Reading) -> str:
     """Everything that decides which pixels are read."""
-    decided = {**asdict(reading), "frame_step": clip.frame_step, "Pillow": PIL.__version__, "av": av.__version__}
+    decided = {**asdict(reading), "frame_step": clip.frame_step, **_READERS}
     return json.dumps(decided, sort_keys=True)
 
 

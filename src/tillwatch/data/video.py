@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tillwatch.clip_spec import FrameStep, Roi, Size, frame_indices, seconds_of
-from tillwatch.data.frames import resize_frame
 from tillwatch.errors import ClipError, one_line
 
 _CONTAINERS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".dav", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg"}
@@ -78,12 +77,45 @@ def decode_video(path: Path, threads: int = 0) -> Iterator[av.VideoFrame]:
         raise ClipError(unreadable(path, error)) from None
 
 
-def to_image(frame: av.VideoFrame, roi: Roi | None = None) -> Image.Image:
-    """Converts a decoded frame to RGB, turns it upright (phones record sideways) and cuts out ``roi``."""
+def to_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """Converts a decoded frame to RGB and turns it upright (phones record sideways): uint8 ``(H, W, 3)``."""
     rgb = frame.to_ndarray(format="rgb24")
-    quarter_turns = round((frame.rotation or 0) / 90)
-    image = Image.fromarray(np.ascontiguousarray(np.rot90(rgb, quarter_turns)) if quarter_turns else rgb)
-    return image if roi is None else image.crop(roi.box(image.height, image.width))
+    return np.rot90(rgb, round((frame.rotation or 0) / 90))
+
+
+def cut_out(rgb: NDArray[np.uint8], roi: Roi | None) -> NDArray[np.uint8]:
+    """Returns a region of an upright frame ``(H, W, 3)``, or all of it, in memory of its own."""
+    if roi is None:
+        return np.ascontiguousarray(rgb)
+    left, top, right, bottom = roi.box(*rgb.shape[:2])
+    return rgb[top:bottom, left:right].copy()
+
+
+def to_image(frame: av.VideoFrame, roi: Roi | None = None) -> Image.Image:
+    """Converts a decoded frame to an upright RGB image and cuts out ``roi``."""
+    return Image.fromarray(cut_out(to_rgb(frame), roi))
+
+
+def squeeze(rgb: NDArray[np.uint8], size: Size | None) -> NDArray[np.uint8]:
+    """Squeezes a decoded frame by Pillow's bilinear filter, which averages when shrinking.
+
+    The arithmetic is torch's, made after Pillow's: a tenth of the time from 1080p, and one grey level off at most
+    (two, rarely, where noise is enlarged).
+
+    Args:
+        rgb: uint8 ``(H, W, 3)``, contiguous.
+        size: (height, width) wanted; None to leave it as it is.
+
+    Returns:
+        uint8 ``(*size, 3)``; the very same array where there is nothing to do.
+    """
+    if size is None or rgb.shape[:2] == size:
+        return rgb
+    import torch  # takes a second, and most that reads videos never comes here
+
+    image = torch.from_numpy(rgb).permute(2, 0, 1)[None]  # channels last: what the fast kernel takes
+    small = torch.nn.functional.interpolate(image, size=size, mode="bilinear", antialias=True)
+    return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
 
 
 def read_video(
@@ -130,7 +162,7 @@ def _keep_frames(
     counted = 0
     for counted, frame in enumerate(decode_video(path), start=1):
         if counted - 1 in wanted:
-            kept[counted - 1] = np.asarray(resize_frame(to_image(frame, roi), resize))
+            kept[counted - 1] = squeeze(cut_out(to_rgb(frame), roi), resize)
     if len({frame.shape for frame in kept.values()}) > 1:
         raise ClipError(f"{path}: frames of two sizes.")
     return kept, counted

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import Reading, Roi
-from tillwatch.data.frames import resize_frame
 from tillwatch.data.playback import Damage, Timing, play, timing_of_frames, timing_of_packets, video_seconds_told
-from tillwatch.data.video import to_image
+from tillwatch.data.video import cut_out, squeeze, to_rgb
 from tillwatch.detection.windows import Grid, Window, timeline, windows_of
 from tillwatch.errors import ClipError
 
@@ -135,11 +134,8 @@ class Sampler:
         return [f"it says that it lasts {told:.1f} s, and its video ends after {self.seconds:.1f} s"]
 
     def _convert(self, frame: av.VideoFrame) -> list[NDArray[np.uint8]]:
-        image = to_image(frame)
-        parts = (
-            image if roi is None else image.crop(roi.box(image.height, image.width)) for roi in self.regions.values()
-        )
-        return [np.asarray(resize_frame(part, self.reading.resize)) for part in parts]
+        rgb = to_rgb(frame)
+        return [squeeze(cut_out(rgb, roi), self.reading.resize) for roi in self.regions.values()]
 
     def _shown(
         self, window: Window, kept: Mapping[int, list[NDArray[np.uint8]]], skipped_regions: int

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
 from tillwatch.clip_spec import (
@@ -29,9 +28,9 @@ from tillwatch.clip_spec import (
 )
 from tillwatch.data.catalog import Clip, describe_clip
 from tillwatch.data.dataset import VideoFrameDataset, read_clip
-from tillwatch.data.frames import resize_frame
 from tillwatch.data.store import ClipStore
 from tillwatch.data.transforms import ClipTransform
+from tillwatch.data.video import squeeze
 from tillwatch.errors import ClipError, ConfigError, ModelError, one_line
 from tillwatch.files import sha256_of, write_json
 from tillwatch.models.architectures import check_input_size, model_file, packages, read_network, write_network
@@ -184,7 +183,7 @@ class Classifier:
             raise ClipError(f"a clip is an array of {array.dtype} {array.shape}; it must be uint8 (T, H, W, 3), RGB.")
         kept = array[frame_indices(len(array), self.spec.num_frames)]
         size = self.spec.preprocessing.resize
-        frames = np.stack([np.asarray(resize_frame(Image.fromarray(frame), size)) for frame in kept])
+        frames = np.stack([squeeze(np.ascontiguousarray(frame), size) for frame in kept])
         return frames, _length_warning(self.spec, len(array), None)
 
 
