@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,7 +17,7 @@ from PIL import Image
 from tillwatch.clip_spec import FrameStep, Roi, frame_indices
 from tillwatch.data import video
 from tillwatch.data.synthetic import write_video
-from tillwatch.data.video import decode_video, is_video_file, probe_video, read_video, squeeze, to_image
+from tillwatch.data.video import decode_video, is_video_file, probe_video, read_video, squeeze, to_image, to_rgb
 from tillwatch.errors import ClipError, DataError
 
 MakeVideo = Callable[..., Path]
@@ -134,6 +136,33 @@ def test_squeezing_is_pillows_bilinear_filter_to_a_grey_level(size: tuple[int, i
     assert squeezed.shape == (*wanted, 3)
     assert squeezed.flags.c_contiguous
     assert np.abs(squeezed.astype(int) - by_pillow).max() <= 1
+
+
+def test_frames_of_files_of_other_sizes_and_formats_are_converted_in_turn(
+    tmp_path: Path, make_video: MakeVideo
+) -> None:
+    films = [
+        list(decode_video(make_video(tmp_path / f"{height}.mp4", num_frames=3, height=height, width=64)))
+        for height in (48, 96)
+    ]
+    for large, small in zip(*films, strict=True):
+        full_range = small.reformat(format="yuvj444p")
+        for frame in (large, small, full_range, large):
+            np.testing.assert_array_equal(to_rgb(frame), frame.to_ndarray(format="rgb24"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forked workers on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_worker_converts_where_its_parent_did_before(tmp_path: Path, make_video: MakeVideo) -> None:
+    path = make_video(tmp_path / "clip.mp4", num_frames=3, height=360, width=640)
+    to_rgb(next(decode_video(path, threads=1)))
+    child = multiprocessing.get_context("fork").Process(target=read_video, args=(path, 3, None, (28, 28)))
+    child.start()
+    child.join(30)
+    hung = child.is_alive()
+    child.kill()
+    assert not hung
+    assert child.exitcode == 0
 
 
 def test_squeezing_to_the_size_it_has_changes_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,7 +21,18 @@ from tillwatch.errors import ClipError, one_line
 _CONTAINERS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".dav", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg"}
 _OLDER_CONTAINERS = {".wmv", ".asf", ".flv", ".3gp", ".ogv", ".vob"}
 _BARE_STREAMS = {".h264", ".264", ".h265", ".hevc", ".mjpeg"}
+
 VIDEO_SUFFIXES = frozenset(_CONTAINERS | _OLDER_CONTAINERS | _BARE_STREAMS)
+
+
+class _OfThisThread(threading.local):
+    """To set a converter up takes longer than to convert a small frame; two threads cannot share one."""
+
+    def __init__(self) -> None:
+        self.converter = VideoReformatter()
+
+
+_OF_THIS_THREAD = _OfThisThread()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +92,8 @@ def decode_video(path: Path, threads: int = 0) -> Iterator[av.VideoFrame]:
 
 def to_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
     """Converts a decoded frame to RGB and turns it upright (phones record sideways): uint8 ``(H, W, 3)``."""
-    rgb = frame.to_ndarray(format="rgb24")
+    # In one thread: a converter's own would be lost in a forked worker, which would wait for them for ever.
+    rgb = _OF_THIS_THREAD.converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     return np.rot90(rgb, round((frame.rotation or 0) / 90))
 
 

