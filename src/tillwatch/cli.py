@@ -630,6 +630,7 @@ def scan(
     from tillwatch.detection.negatives import prepare_negatives
     from tillwatch.detection.results import timecode
     from tillwatch.detection.scanner import plan_scan
+    from tillwatch.evaluation.numbers import readable_hours
     from tillwatch.training.runlog import RunLog
 
     log = RunLog()
@@ -652,7 +653,7 @@ def scan(
         )
     skipped = f", {done.gated} skipped because nothing moves in them" if done.gate == "auto" else ""
     print(
-        f"{len(found)} incidents in {done.hours:.2f} h of {len(done.recordings)} files, "
+        f"{len(found)} incidents in {readable_hours(done.hours)} of {len(done.recordings)} files, "
         f"{done.windows} windows scored{skipped}; {len(done.left_out)} files left out; all is in {out}"
     )
     uncut = [] if keep is None else _keep_negatives(keep, done, log)

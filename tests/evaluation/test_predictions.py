@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tillwatch.errors import DataError
-from tillwatch.evaluation.numbers import readable
+from tillwatch.evaluation.numbers import readable, readable_hours
 from tillwatch.evaluation.predictions import read_predictions
 from tillwatch.evaluation.summary import Footage, summarize
 
@@ -108,7 +108,7 @@ def test_alarms_a_day_stand_in_the_summary_where_the_prevalence_is_told() -> Non
     none = summarize(labels, np.stack([labels == 0, labels == 1], 1).astype(float), ["a"] * 40, [0], 0.5, told)
     assert "0 false alarms in 2 h of normal footage: 0 an hour (at most 1.5, 95 %)" in " ".join(none.lines(0.5))
     assert "120 alarms, 1.2 of them true and 119 false (57 to 218, 95 %): 0.546 to 2.06 % of all alarms" in text
-    assert "the 2 h of normal footage are taken on trust, the normal clips last 0.01 h" in text
+    assert "the 2 h of normal footage are taken on trust, the normal clips last 36 s" in text
     assert "at least" in " ".join(none.lines(0.5)), "no false alarm is no certainty"
     own = summarize(labels, np.stack([scores, 1 - scores], 1), ["a"] * 40, [0], 0.5, Footage(normal_hours=0.01))
     assert any("the rest of the day looks like these clips" in sentence for sentence in own.sentences)
@@ -125,3 +125,16 @@ def test_numbers_are_read_without_exponents() -> None:
         14.04: "14",
     }
     assert {value: readable(value) for value in numbers} == numbers
+
+
+def test_times_are_told_in_the_unit_that_suits_them() -> None:
+    times = {
+        30.0: "30 h",
+        1.0: "1 h",
+        0.999: "59.9 min",
+        0.0347: "2.08 min",
+        1 / 60: "1 min",
+        0.002: "7.2 s",
+        0.0: "0 s",
+    }
+    assert {hours: readable_hours(hours) for hours in times} == times

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tillwatch.evaluation.evaluated import Evaluated
 from tillwatch.evaluation.intervals import MIN_CLIPS
-from tillwatch.evaluation.numbers import readable
+from tillwatch.evaluation.numbers import readable, readable_hours
 from tillwatch.evaluation.paired import Rival, rivals_of, strongest
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 
@@ -171,7 +171,7 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
         )
     if (alarms := point.alarms) is not None:
         told = ", as declared" if found.hours_told else ""
-        seen = f"{readable(alarms.count)} false alarms in {readable(alarms.hours)} h of normal footage{told}"
+        seen = f"{readable(alarms.count)} false alarms in {readable_hours(alarms.hours)} of normal footage{told}"
         sentences.append(f"{seen}: {readable(alarms.per_hour)} an hour ({alarms.bounds}, 95 %).")
     if best is not None:
         ahead = best.ahead["balanced_accuracy"]

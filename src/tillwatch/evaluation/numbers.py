@@ -13,3 +13,10 @@ def readable(value: float) -> str:
     decimals = max(0, 2 - math.floor(math.log10(abs(rounded))))
     text = f"{rounded:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def readable_hours(hours: float) -> str:
+    """Returns a length of time with the unit that suits it: 2.5 h, 2.08 min, 7.4 s."""
+    if hours >= 1:
+        return f"{readable(hours)} h"
+    return f"{readable(60 * hours)} min" if 60 * hours >= 1 else f"{readable(3600 * hours)} s"

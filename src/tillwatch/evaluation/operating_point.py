@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tillwatch.errors import DataError
-from tillwatch.evaluation.numbers import readable
+from tillwatch.evaluation.numbers import readable, readable_hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,9 @@ def choose_threshold(
             raise DataError("--max-false-alarms-per-hour needs the hours of normal footage: give --normal-hours.")
         within = false <= max_false_alarms_per_hour * hours * (1 + 1e-12)
         best = _best(within, found, -false)
-        told = f"at most {max_false_alarms_per_hour:g} false alarms an hour in {readable(hours)} h of normal footage"
+        told = (
+            f"at most {max_false_alarms_per_hour:g} false alarms an hour in {readable_hours(hours)} of normal footage"
+        )
         if not found[best]:
             told += "; no event stays found within that budget"
     elif min_recall is not None:

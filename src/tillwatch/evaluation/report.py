@@ -23,7 +23,7 @@ from tillwatch.evaluation.evaluated import Evaluated, Told, read_evaluated
 from tillwatch.evaluation.exposure import CROSS_VALIDATION
 from tillwatch.evaluation.findings import parts, pooled, rivals, summary_of, verdict
 from tillwatch.evaluation.intervals import MIN_GROUPS
-from tillwatch.evaluation.numbers import readable
+from tillwatch.evaluation.numbers import readable, readable_hours
 from tillwatch.evaluation.operating_point import Alarms, false_alarms_per_hour
 from tillwatch.evaluation.paired import Rival
 from tillwatch.evaluation.summary import Summary
@@ -330,7 +330,7 @@ def _explorer_row(step: Step, events: int, others: int, found: Evaluated) -> lis
 
 def _rate(alarms: Alarms) -> tuple[str, str]:
     """Returns false alarms an hour, and their bounds."""
-    return readable(alarms.per_hour), f"{alarms.bounds}, in {readable(alarms.hours)} h"
+    return readable(alarms.per_hour), f"{alarms.bounds}, in {readable_hours(alarms.hours)}"
 
 
 def _confusion(found: Evaluated, summary: Summary) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tillwatch.evaluation.intervals import (
     too_few,
     why_no_interval,
 )
-from tillwatch.evaluation.numbers import readable
+from tillwatch.evaluation.numbers import readable, readable_hours
 from tillwatch.evaluation.operating_point import ADay, AtPoint, expected_a_day, false_alarms_per_hour, measure
 
 _SHORT = {"event_auroc": "AUROC", "event_average_precision": "average precision", "f1": "F1"}
@@ -94,10 +94,10 @@ class Footage:
         lasts = (
             "nothing here tells how long the normal clips last"
             if self.clip_hours is None
-            else f"the normal clips last {readable(self.clip_hours)} h"
+            else f"the normal clips last {readable_hours(self.clip_hours)}"
         )
         return (
-            f"the {readable(self.normal_hours)} h of normal footage are taken on trust, {lasts}: false alarms an hour "
+            f"the {readable_hours(self.normal_hours)} of normal footage are taken on trust, {lasts}: false alarms an hour "
             "and a day assume that these clips are all of those hours that could raise an alarm."
         )
 
@@ -149,7 +149,7 @@ class Summary:
         lines.append(f"{where}: recall {named['recall']}, precision {named['precision']}")
         if (alarms := self.at_point.alarms) is not None:
             lines.append(
-                f"{readable(alarms.count)} false alarms in {readable(alarms.hours)} h of normal footage: "
+                f"{readable(alarms.count)} false alarms in {readable_hours(alarms.hours)} of normal footage: "
                 f"{readable(alarms.per_hour)} an hour ({alarms.bounds}, 95 %)"
             )
         if self.alarms_a_day is not None:
