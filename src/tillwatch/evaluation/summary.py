@@ -97,8 +97,8 @@ class Footage:
             else f"the normal clips last {readable_hours(self.clip_hours)}"
         )
         return (
-            f"the {readable_hours(self.normal_hours)} of normal footage are taken on trust, {lasts}: false alarms an hour "
-            "and a day assume that these clips are all of those hours that could raise an alarm."
+            f"the {readable_hours(self.normal_hours)} of normal footage are taken on trust, {lasts}: false alarms "
+            "an hour and a day assume that these clips are all of those hours that could raise an alarm."
         )
 
 
