@@ -62,7 +62,7 @@ def test_other_test_clips_are_no_comparison(several: Path, tmp_path: Path) -> No
     shutil.copytree(several / "first", tmp_path / "b")
     table = tmp_path / "b" / "predictions.csv"
     table.write_text(re.sub(r"theft/day(\d)", r"theft/night\1", table.read_text()))
-    assert "2 different sets of clips (a share one), so they do not compare" in compare_runs(tmp_path).notes[0]
+    assert "2 different sets of clips (one of them: that of a), so they do not compare" in compare_runs(tmp_path).notes[0]
 
 
 def test_the_command_prints_a_table_json_and_a_page(
@@ -82,6 +82,7 @@ def test_the_command_prints_a_table_json_and_a_page(
     text = page.read_text()
     assert text.count('class="mark') == 2
     assert "deep/slow[er]" in text
+    assert "class=&#34;" not in text, "the plot is drawn, not quoted"
     assert not re.search(r"(src|href)=|url\(", text)
     record = json.loads(said("--json"))
     assert [run["run"] for run in record["runs"]] == ["first", "deep/slow[er]"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tillwatch.errors import DataError, one_line
 from tillwatch.evaluation.intervals import Interval
@@ -122,21 +121,21 @@ class Runs:
 
     def page(self) -> str:
         """Returns the table and a plot of the accuracies as one page that asks for nothing else."""
-        head, *rows = self.rows()
-        cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-        body = "".join(
-            "<tr>" + "".join(f'<td class="num">{html.escape(cell)}</td>' for cell in row) + "</tr>" for row in rows
+        environment = Environment(
+            loader=PackageLoader("tillwatch.evaluation"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
-        title = f"Runs in {self.folder.resolve().name or self.folder}"
+        head, *rows = self.rows()
         plot = forest_plot([(run.name, run.figures["accuracy"]) for run in self.compared], "accuracy of each run")
-        notes = [*self.notes, *(f"{run.name}: {run.trouble}" for run in self.others)]
-        style = resources.files("tillwatch.evaluation").joinpath("templates/report.css").read_text(encoding="utf-8")
-        return _PAGE.format(
-            title=html.escape(title),
-            style=style,
+        return environment.get_template("runs.html.j2").render(
+            title=f"Runs in {self.folder.resolve().name or self.folder}",
             plot=plot if self.compared else "",
-            table=f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>',
-            notes="".join(f"<li>{html.escape(note)}</li>" for note in notes),
+            head=head,
+            rows=rows,
+            notes=[*self.notes, *(f"{run.name}: {run.trouble}" for run in self.others)],
         )
 
 
@@ -170,7 +169,7 @@ def _notes(compared: Sequence[Run]) -> list[str]:
     if len(sets) > 1:
         first = [run.name for run in compared if run.tested_on == compared[0].tested_on]
         notes.append(
-            f"the figures are of {len(sets)} different sets of clips ({', '.join(first)} share one), so they do not "
+            f"the figures are of {len(sets)} different sets of clips (one of them: that of {', '.join(first)}), so they do not "
             "compare; --split-file of one run trains the others on its split."
         )
     elif len(compared) > 1:
@@ -252,17 +251,3 @@ def _as_text(value: Any) -> str:
     if value is None:
         return "not given"
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style></head><body>
-<header><p class="brand">Tillwatch</p><h1>{title}</h1></header>
-<main>
-<section><h2>Accuracy, with its 95 % interval by group where there is one</h2><figure>{plot}</figure></section>
-<section><h2>Runs</h2>{table}</section>
-<section class="notes"><ul>{notes}</ul></section>
-</main></body></html>
-"""
