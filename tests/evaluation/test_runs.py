@@ -62,7 +62,8 @@ def test_other_test_clips_are_no_comparison(several: Path, tmp_path: Path) -> No
     shutil.copytree(several / "first", tmp_path / "b")
     table = tmp_path / "b" / "predictions.csv"
     table.write_text(re.sub(r"theft/day(\d)", r"theft/night\1", table.read_text()))
-    assert "2 different sets of clips (one of them: that of a), so they do not compare" in compare_runs(tmp_path).notes[0]
+    (note,) = compare_runs(tmp_path).notes
+    assert "2 different sets of clips (one of them: that of a), so they do not compare" in note
 
 
 def test_the_command_prints_a_table_json_and_a_page(
