@@ -169,8 +169,8 @@ def _notes(compared: Sequence[Run]) -> list[str]:
     if len(sets) > 1:
         first = [run.name for run in compared if run.tested_on == compared[0].tested_on]
         notes.append(
-            f"the figures are of {len(sets)} different sets of clips (one of them: that of {', '.join(first)}), so they "
-            "do not compare; --split-file of one run trains the others on its split."
+            f"the figures are of {len(sets)} different sets of clips (one of them: that of {', '.join(first)}), so "
+            "they do not compare; --split-file of one run trains the others on its split."
         )
     elif len(compared) > 1:
         notes.append(
