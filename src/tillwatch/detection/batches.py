@@ -18,6 +18,7 @@ from tillwatch.detection.results import WindowScore
 from tillwatch.detection.sampling import Sampler, WindowFrames
 from tillwatch.detection.windows import Grid
 from tillwatch.errors import DataError, ModelError, one_line
+from tillwatch.models.memory import give_back_freed_memory
 from tillwatch.models.saved import Classifier
 
 #: Windows in one forward pass. Part of what a scan is: scores differ in their last digits with the batch.
@@ -29,6 +30,7 @@ SHARE_SIZE = 8 * BATCH_SIZE
 _DECIMALS = 8  # of probabilities, in every file
 _GATED_AT_ONCE = 64  # windows gated in a row that are noted together
 _AHEAD = 2 * BATCH_SIZE  # windows that wait for the network: some 30 MB
+_BATCHES_BETWEEN = 4  # from one giving back of memory to the next
 
 Item = TypeVar("Item")
 
@@ -142,16 +144,21 @@ def score_shares(classifier: Classifier, shares: Sequence[Sequence[Work]], way: 
     Raises:
         ModelError: if the scores are not finite.
     """
+    batches = 0
     batch: list[tuple[int, WindowFrames]] = []
     seen: list[_Gated | None] = []  # the windows of the batch, None for each, with those gated among them
     waiting: list[Ended | LeftOut] = []  # a file has ended only once all its windows are scored
 
     def work_off() -> Iterator[Event]:
+        nonlocal batches
         if seen:
             scores = iter(_scores(classifier, batch) if batch else [])
             yield Scored(tuple(next(scores) if one is None else (one.file, one.score) for one in seen))
             batch.clear()
             seen.clear()
+            batches += 1
+            if batches % _BATCHES_BETWEEN == 0:
+                give_back_freed_memory()
         yield from waiting
         waiting.clear()
 
