@@ -368,3 +368,16 @@ def test_reading_ahead_stops_with_its_reader() -> None:
     assert [next(reading), next(reading)] == [0, 1]
     reading.close()
     assert len(begun) < 10
+
+
+def test_what_was_freed_is_given_back_every_few_batches(
+    footage: Path, tmp_path: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(batches, "BATCH_SIZE", 2)
+    monkeypatch.setattr(batches, "give_back_freed_memory", lambda: given.append(1))
+    code, _, _ = scan(footage, "--out", tmp_path / "scan", *GRID)
+    scored = len(rows(tmp_path / "scan" / "scores.csv"))
+    assert code == 0
+    assert scored >= 8
+    assert 1 <= len(given) <= scored // 4  # at least every eighth window, at most every batch
