@@ -47,7 +47,7 @@ _COLUMNS = tuple(field.name for field in fields(Row))
 Part = tuple[str, Callable[[], list[Row]]]
 
 #: Of the videos, ``--quick`` takes every so manieth.
-QUICK_STRIDE = 4
+QUICK_STRIDE = 8
 
 
 def every_few(videos: Path, results: Path) -> Path:
@@ -62,14 +62,14 @@ def every_few(videos: Path, results: Path) -> Path:
     return few
 
 
-def frames_of(videos: Path | None, results: Path) -> Path:
-    """Returns frame folders of the videos, extracted once, or rendered ones."""
+def frames_of(videos: Path | None, results: Path, quick: bool) -> Path:
+    """Returns frame folders of the videos, extracted once, or rendered ones (few for ``quick``)."""
     if videos is not None:
         extract(videos, results / "frames", Extraction(step=FrameStep(), short_side=128), workers=os.cpu_count() or 1)
         return results / "frames"
     rendered = results / "rendered"
     if not rendered.is_dir():
-        tasks.noisy_till(1.0).make(rendered, 0)
+        tasks.noisy_till(1.0, tasks.FEW_CAMERAS if quick else tasks.CAMERAS).make(rendered, 0)
     return rendered
 
 
@@ -83,7 +83,7 @@ def parts(frames: Path, videos: Path | None, results: Path, quick: bool, crossva
         ("probe", lambda: probe_speed.rows(frames, quick)),
         ("memory", lambda: memory.rows(frames, quick)),
         ("store", lambda: store_faults.rows(quick)),
-        ("engines", lambda: engines.rows(crossval, quick)),
+        ("engines", lambda: engines.rows(crossval, quick, scan.int8_export(videos, results, quick))),
         ("gpu", gpu.rows),
         ("gpu resume", gpu_resume.rows),
         ("scan", lambda: scan.rows(videos, results, quick)),
@@ -111,7 +111,7 @@ def main() -> None:
     if videos is not None and options.quick:
         videos = every_few(videos, results)
     started = time.perf_counter()
-    frames = frames_of(videos, results)
+    frames = frames_of(videos, results, options.quick)
     print(f"[frames: {time.perf_counter() - started:.0f} s]", file=sys.stderr, flush=True)
     table: list[Row] = []
     for name, measure in parts(frames, videos, results, options.quick, options.crossval):

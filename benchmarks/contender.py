@@ -116,7 +116,7 @@ def matrix_peak(dtype: torch.dtype, device: str = "cpu", size: int = 4096) -> fl
         a, b = (torch.randn(edge, edge, device=device).to(dtype) for _ in range(2))
         product = torch.empty_like(a)
         until, products = time.perf_counter() + 0.5, 0
-        while products < 6 or time.perf_counter() < until:
+        while products < 3 or time.perf_counter() < until:
             synchronize(device)
             started = time.perf_counter()
             torch.mm(a, b, out=product)

@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from tillwatch.files import sha256_of
 from tillwatch.models.backbones import build_model
 from tillwatch.models.engines import Held, read_export
 from tillwatch.models.export import INT8_AUROC_LOSS, INT8_MEAN_DIFFERENCE, export_network
-from tillwatch.models.saved import Classifier, load_model
+from tillwatch.models.saved import Classifier, load_model, read_record
 
 TIMES_AS_FAST, LEAST_CLIPS = 9.0, 200
 _LINE, _THREADS, _BATCH = "engines", 2, 8
@@ -51,16 +52,9 @@ def _plain(size: tuple[int, int]) -> Callable[[], int]:
     return step
 
 
-def _int8(size: tuple[int, int]) -> Callable[[], int]:
-    preprocessing = Preprocessing(resize=(size[1], size[1]), crop=(size[1], size[1]), mean=None, std=None)
-    spec = ClipSpec(
-        arch="r2plus1d_18", classes=("a", "b"), event=("a",), num_frames=size[0], preprocessing=preprocessing
-    )
-    network, windows = build_model("r2plus1d_18", 2, weights=None), torch.rand(_BATCH, 3, size[0], size[1], size[1])
-    with tempfile.TemporaryDirectory() as name:
-        made = export_network(network, spec, Path(name), "openvino", "int8", [windows[:1].numpy()])
-        held = Held(engine="openvino", precision="int8", files={path.name: sha256_of(path) for path in made})
-        model = Classifier(read_export(Path(name), held), spec, held=held)
+def _int8(size: tuple[int, int], exported: Path | None) -> Callable[[], int]:
+    windows = torch.rand(_BATCH, 3, size[0], size[1], size[1])
+    model = load_model(exported, device="cpu", precision="int8") if exported else _made_int8(size, windows)
 
     def step() -> int:
         model.probabilities(windows)
@@ -69,9 +63,21 @@ def _int8(size: tuple[int, int]) -> Callable[[], int]:
     return step
 
 
-def _serve(make: Callable[[tuple[int, int]], Callable[[], int]], size: tuple[int, int], pipe: Connection) -> None:
+def _made_int8(size: tuple[int, int], windows: torch.Tensor) -> Classifier:
+    preprocessing = Preprocessing(resize=(size[1], size[1]), crop=(size[1], size[1]), mean=None, std=None)
+    spec = ClipSpec(
+        arch="r2plus1d_18", classes=("a", "b"), event=("a",), num_frames=size[0], preprocessing=preprocessing
+    )
+    network = build_model("r2plus1d_18", 2, weights=None)
+    with tempfile.TemporaryDirectory() as name:
+        made = export_network(network, spec, Path(name), "openvino", "int8", [windows[:1].numpy()])
+        held = Held(engine="openvino", precision="int8", files={path.name: sha256_of(path) for path in made})
+        return Classifier(read_export(Path(name), held), spec, held=held)
+
+
+def _serve(make: Callable[[], Callable[[], int]], pipe: Connection) -> None:
     torch.set_num_threads(_THREADS)
-    step = make(size)
+    step = make()
     step()
     pipe.send(0.0)
     while pipe.recv() == "step":
@@ -80,18 +86,19 @@ def _serve(make: Callable[[tuple[int, int]], Callable[[], int]], size: tuple[int
         pipe.send((time.perf_counter() - started) / windows)
 
 
-def seconds_a_window(size: tuple[int, int], rounds: int) -> tuple[float, float]:
+def seconds_a_window(size: tuple[int, int], rounds: int, exported: Path | None = None) -> tuple[float, float]:
     """Returns the median seconds a window of int8 and of plain torch, measured turn by turn.
 
     Args:
         size: frames, and pixels each way.
         rounds: turns of each, after one that warms up.
+        exported: a model folder with int8 of a network for windows of that size; one is made where there is none.
     """
     context = multiprocessing.get_context("spawn")
     served = []
-    for make in (_int8, _plain):
+    for make in (partial(_int8, size, exported), partial(_plain, size)):
         pipe, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(make, size, theirs))
+        process = context.Process(target=_serve, args=(make, theirs))
         process.start()
         pipe.recv()  # ready, and nothing of its start runs into the other's time
         served.append((pipe, process))
@@ -127,15 +134,19 @@ def out_of_fold(crossval: Path, most_folds: int | None) -> tuple[Classifier, lis
     return model, ours, theirs
 
 
-def rows(crossval: Path | None, quick: bool) -> list[Row]:
+def rows(crossval: Path | None, quick: bool, exported: Path | None = None) -> list[Row]:
     """Measures the speed, and with a cross-validation the cost.
 
     Args:
         crossval: of a network; None leaves the cost out.
         quick: a small window, few turns and one fold.
+        exported: an int8 export of r2plus1d_18 to time, on windows of its size; None makes one.
     """
     size = (8, 48) if quick else (32, 112)
-    fast, plain = seconds_a_window(size, 3 if quick else 15)
+    if exported:
+        spec = ClipSpec.from_json(read_record(exported))
+        size = spec.num_frames, spec.preprocessing.crop[0]
+    fast, plain = seconds_a_window(size, 3 if quick else 15, exported)
     what = f"a window of {size[0]} x {size[1]} x {size[1]} through r2plus1d_18, int8 in OpenVINO, {_THREADS} threads"
     table = [
         Row(

@@ -75,7 +75,7 @@ def rows(quick: bool, videos: Path | None = None) -> list[Row]:
         root, store = Path(name) / "frames", Path(name) / "store"
         kilobytes = write_clips(root, clips, videos)
         plain, cold, warm = seconds_a_clip(root, store, clips)
-        waiting = _share_of_waiting(root, store, 1 if quick else 10)
+        waiting = _share_of_waiting(root, store, 2, 1) if quick else _share_of_waiting(root, store, 4, 10)
         what = f"loading a {source} clip of {NUM_FRAMES} 1080p JPEGs ({kilobytes:.0f} kB each), one worker, ms"
         for state, ours, bar in (("cold", cold, 3), ("from the store", warm, 50)):
             ratio = plain / ours
@@ -141,8 +141,8 @@ def _read_timed(path: Path, draft: tuple[int, int] | None) -> tuple[NDArray[np.f
     return frame.astype(float), 1e3 * statistics.median(spent)
 
 
-def _share_of_waiting(root: Path, store: Path, steps: int) -> float:
-    training = OurTraining(root, NUM_FRAMES, 4, store=store)
+def _share_of_waiting(root: Path, store: Path, batch_size: int, steps: int) -> float:
+    training = OurTraining(root, NUM_FRAMES, batch_size, store=store)
     for _ in range(4 if steps > 1 else 1):  # the first passes fill the store with what the sampler draws
         training.step()
     training.waited, started = 0.0, time.perf_counter()

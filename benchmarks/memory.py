@@ -86,7 +86,7 @@ def loader_growth(frames: Path, epochs: int) -> tuple[int, int]:
 
 def rows(frames: Path, quick: bool) -> list[Row]:
     """Measures and returns the table's rows; of three epochs, as quick takes, no growth is judged."""
-    num_frames, steps, epochs = (16, 1, 3) if quick else (32, 6, 10)
+    num_frames, steps, epochs = (8, 1, 3) if quick else (32, 6, 10)
     sizes = ["--num-frames", str(num_frames), "--steps", str(steps)]
     plain, ours = (peak_of([str(frames), "--only", who, *sizes]) for who in ("plain", "ours"))
     done = subprocess.run(

@@ -154,6 +154,12 @@ def make_model(setting: Setting, clips: Path | None, folder: Path) -> Path:
     return exported
 
 
+def int8_export(clips: Path | None, results: Path, quick: bool) -> Path | None:
+    """Returns the int8 export of the first setting's network, made if need be; None where none can be made."""
+    made = make_model((QUICK_SETTINGS if quick else SETTINGS)[0], clips, results / "scan")
+    return made if is_int8(made) else None
+
+
 def is_int8(model: Path) -> bool:
     """Whether a model folder holds an int8 export."""
     return any(held.precision == "int8" for held in exports_of(read_record(model), model / "model.json"))

@@ -59,8 +59,11 @@ class Contender:
         return seconds
 
     def stop(self) -> None:
-        """Ends the process."""
+        """Tells the process to end."""
         self._pipe.send("stop")
+
+    def join(self) -> None:
+        """Waits until it has ended."""
         self._process.join()
 
 
@@ -100,6 +103,8 @@ def measure(
                 seconds[name].append(spent)
     for contender in contenders.values():
         contender.stop()
+    for contender in contenders.values():
+        contender.join()
     gflop = GFLOP_PER_CLIP_OF_32 * num_frames / 32
     speeds = {}
     for name, values in seconds.items():

@@ -11,19 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import skops.io
 import torch
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesClassifier
 from torch import nn
 
 from tillwatch.clip_spec import Triple
 from tillwatch.errors import ModelError, one_line
 from tillwatch.files import replacing
+
+# scikit-learn and skops take as long to import as torchvision, and a network needs neither: they wait for the trees.
+if TYPE_CHECKING:
+    from sklearn.ensemble import ExtraTreesClassifier
 
 ARCH = "motion"
 
@@ -154,6 +156,8 @@ def fit_trees(features: NDArray[np.float32], labels: NDArray[np.int64], seed: in
         labels: int64 ``(N,)``; every class occurs, so that outputs are in label order.
         seed: of the trees.
     """
+    from sklearn.ensemble import ExtraTreesClassifier
+
     trees = ExtraTreesClassifier(
         _TREES, min_samples_leaf=2, class_weight="balanced", random_state=seed % 2**32, n_jobs=-1
     )
@@ -193,6 +197,8 @@ def save_trees(path: Path, network: nn.Module) -> None:
     """Writes the trees of a motion network with skops; equal trees make equal bytes."""
     if not isinstance(network, MotionNetwork) or network.trees is None:
         raise TypeError("only a fitted motion network has trees to save")
+    import skops.io
+
     with replacing(path, "wb") as file:
         file.write(_canonical(skops.io.dumps(network.trees)))
 
@@ -203,6 +209,8 @@ def load_trees(path: Path, num_classes: int) -> MotionNetwork:
     Raises:
         ModelError: if the file is damaged, names another type, or holds trees that cannot be walked.
     """
+    import skops.io
+
     try:
         data = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -233,6 +241,8 @@ def _types(node: Any) -> Iterator[str]:
 
 def _check_trees(trees: Any, num_classes: int) -> None:
     """Refuses trees whose nodes point outside: scikit-learn follows them without looking."""
+    from sklearn.ensemble import ExtraTreesClassifier
+
     if not isinstance(trees, ExtraTreesClassifier) or list(trees.classes_) != list(range(num_classes)):
         raise ValueError(f"no ExtraTreesClassifier of {num_classes} classes")
     for one in trees.estimators_:
