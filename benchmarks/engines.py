@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=2 python benchmarks/engines.py --crossval CV
 
 Speed: r2plus1d_18 on 32 x 112 x 112, plain torch in fp32 (default layout, a window at a time) and int8 in batches of
-eight as scan makes them, turn by turn, each in a process of its own with two threads; the ratio of medians. Quality:
-CV is what ``tillwatch crossval`` wrote of a network; each fold is exported to int8, calibrated on its own training
-clips, and scores its test clips beside torch.
+eight as scan makes them, turn by turn, each in a process of its own with two threads; the ratio of medians. make bench
+times the export that its scans take. Quality: CV is what ``tillwatch crossval`` wrote of a network; each fold is
+exported to int8, calibrated on its own training clips, and scores its test clips beside torch.
 """
 
 from __future__ import annotations
