@@ -63,13 +63,18 @@ def train_some(who: str, frames: Path, num_frames: int, steps: int) -> None:
 
 
 def loader_growth(frames: Path, epochs: int) -> tuple[int, int]:
-    """Returns the loader's anonymous memory, one worker and the store, after the second and after the last epoch."""
+    """Returns the loader's anonymous memory, one worker and the store, in the epochs after the first.
+
+    The most of their earlier half, and the most of the later one: of single epochs, one may end with a batch more on
+    its way than another. What the allocator keeps of freed memory is given back first: it goes up and down by half.
+    """
     from contender import classes_in
 
     from tillwatch.data.dataset import VideoFrameDataset
     from tillwatch.data.loader import training_loader
     from tillwatch.data.store import ClipStore
     from tillwatch.data.transforms import train_transform
+    from tillwatch.models.memory import give_back_freed_memory
 
     measured = []
     with tempfile.TemporaryDirectory() as store:
@@ -80,8 +85,10 @@ def loader_growth(frames: Path, epochs: int) -> tuple[int, int]:
             sampler.start_epoch(epoch)
             for batch in loader:
                 batch.clips(transform)
+            give_back_freed_memory()
             measured.append(anonymous_bytes(os.getpid()))
-    return measured[1], measured[-1]
+    half = (len(measured) + 1) // 2
+    return max(measured[1:half]), max(measured[half:])
 
 
 def rows(frames: Path, quick: bool) -> list[Row]:
@@ -99,7 +106,7 @@ def rows(frames: Path, quick: bool) -> list[Row]:
     return [
         Row("6", f"peak anonymous memory of training, {num_frames} x 112 x 112, batch 4, all processes, GB",
             f"{ours / 1e9:.2f}", f"{plain / 1e9:.2f}", f"{ours / plain:.2f}", "at most 1", ours <= plain),
-        Row("6", f"the loader's anonymous memory after {epochs} epochs against after 2, MB",
+        Row("6", f"the loader's anonymous memory in the later half of {epochs} epochs against the earlier, MB",
             f"{after / 1e6:.0f}", f"{before / 1e6:.0f}", f"{after / before:.3f}", "does not grow (2 %)",
             None if quick else after <= 1.02 * before),
     ]  # fmt: skip
