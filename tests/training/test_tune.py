@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -194,6 +195,21 @@ def test_a_search_of_corrected_labels_is_another(
         tune(data, tmp_path / "out", tiny_config(epochs=1), 2, ["dropout=0,0.5"], quiet())
 
 
+@contextmanager
+def no_more_than(size: int) -> Iterator[None]:
+    """Lets SQLite's database grow to so many bytes, as a full disk does."""
+    import sqlalchemy
+
+    def limit(connection: Any, _: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {size // 4096}")
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", limit)
+    try:
+        yield
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", limit)
+
+
 def test_a_search_goes_on_as_it_was_begun(
     searched: Path, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any
 ) -> None:
@@ -205,6 +221,26 @@ def test_a_search_goes_on_as_it_was_begun(
         tune(tiny_run[0], searched, config, 9, [search[0]], quiet())
     with pytest.raises(RunError, match="exists already"):
         tune(tiny_run[0], tiny_run[1], config, 9, search, quiet())
+
+
+@pytest.mark.parametrize("fault", ["full", "damaged"])
+def test_a_database_that_cannot_be_used_is_told_in_a_line(
+    fault: str, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = tiny_run[0], out, tiny_config(epochs=1), 3, ["dropout=0,0.5"]
+    if fault == "full":
+        with no_more_than(40 << 10), pytest.raises(RunError, match=r"study\.db .*the same tillwatch"):
+            tune(*arguments, quiet())
+        assert tune(*arguments, quiet()).trials == 3, "once there is room, it goes on"
+    else:
+        out.mkdir()
+        (out / ".lock").touch()
+        (out / "study.db").write_bytes(b"no database at all" * 100)
+        with pytest.raises(
+            RunError, match=r"study\.db cannot be read or written \(.*file is not a database.*Make room"
+        ):
+            tune(*arguments, quiet())
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,21 @@ def tune(
         raise RunError(
             f"{out} cannot be written ({reason_of(error)}). Make room or mend it; the same tillwatch tune goes on."
         ) from None
+    except _storage_errors() as error:
+        cause = error.__cause__ or error  # Optuna's own words guess at what SQLite knows
+        reason = one_line(getattr(cause, "orig", None) or cause)[:200]
+        raise RunError(
+            f"{out / STUDY_DB} cannot be read or written ({reason}). Make room or mend it; "
+            "the same tillwatch tune goes on."
+        ) from None
+
+
+def _storage_errors() -> tuple[type[Exception], ...]:
+    """Returns what Optuna raises where its database is damaged or its disk full; imported when it is."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return StorageInternalError, SQLAlchemyError
 
 
 def _check(config: TrainConfig, trials: int) -> None:
