@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -111,7 +112,12 @@ def test_every_network_has_blocks(arch: str) -> None:
     ("arch", "shape"),
     [("r2plus1d_18", (2, 3, 4, 32, 32)), ("mvit_v2_s", (1, 3, 16, 224, 224)), ("swin3d_t", (1, 3, 4, 64, 64))],
 )
-def test_torchvisions_networks_learn_the_same(arch: str, shape: tuple[int, ...]) -> None:
+def test_torchvisions_networks_learn_the_same(
+    arch: str, shape: tuple[int, ...], request: pytest.FixtureRequest
+) -> None:
+    if arch == "mvit_v2_s":  # several threads add up its relative positions' gradients in no fixed order
+        request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+        torch.set_num_threads(1)
     torch.manual_seed(0)
     plain = fold(build_model(arch, weights=None)).train()
     again = copy.deepcopy(plain)
