@@ -26,7 +26,7 @@ from tillwatch.config import RECIPES, TrainConfig
 from tillwatch.data.frames import natural_key
 from tillwatch.data.sampler import BalancedSampler
 from tillwatch.errors import DataError, RunError
-from tillwatch.files import sha256_of
+from tillwatch.files import sha256_of, write_csv
 from tillwatch.training import loop
 from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.loop import resume, train
@@ -135,9 +135,12 @@ def test_a_signal_ends_it_in_seconds_with_all_saved(
     assert "Traceback" not in said.read_text()
     assert run_apart(broken_off.command, ["train", "--resume", str(run)], said) == 0
     assert learnt(run) == learnt(uninterrupted)
-    # Once more there is nothing to do, and nothing is done.
+    # Once more there is nothing to do, and nothing is done, but what a kill in the last moment left.
+    left = run / "checkpoints" / "epoch-0003-step-000000.ckpt"
+    left.write_bytes(b"")
     assert run_apart(broken_off.command, ["train", "--resume", str(run)], said) == 0
     assert said.read_text() == f"nothing is left to do: the run in {run} is finished.\n"
+    assert not left.exists()
 
 
 def test_a_run_that_is_being_trained_is_nobody_elses(
@@ -210,7 +213,6 @@ def own_mounts() -> None:
         pytest.skip("a process may not have mounts of its own here (CAP_SYS_ADMIN)")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("freed_at", "code"), [(7, 0), (None, 2)])
 @pytest.mark.usefixtures("own_mounts")
 def test_a_full_disk_costs_no_more_than_the_time_since_the_last_checkpoint(
@@ -233,7 +235,6 @@ def test_a_full_disk_costs_no_more_than_the_time_since_the_last_checkpoint(
     assert learnt(results / "run") == learnt(uninterrupted)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("own_mounts")
 def test_a_run_made_read_only_midway_keeps_its_last_checkpoint(
     uninterrupted: Path, tiny_run: tuple[Path, Path], tmp_path: Path
@@ -369,6 +370,63 @@ def test_clips_that_came_or_went_since(
     resume(run, log=log)
     assert "1 (theft/day9_99) not used: not there when the run began." in log.console.export_text()
     assert learnt(run) == learnt(whole)
+
+
+def test_labels_that_are_others_since_are_refused(
+    labelled_apart: tuple[Path, Callable[..., None]], tiny_config: Config, quiet: Any, tmp_path: Path, broken: Any
+) -> None:
+    data, label = labelled_apart
+    run = tmp_path / "run"
+    broken(2, lambda: train(data, run, tiny_config(**{**SETTINGS, "group_pattern": None}), quiet()))
+    before = (run / "clips.csv").read_bytes()
+    label(theft_day1_1="normal")
+    with pytest.raises(DataError, match=r"^1 \(clips/theft_day1_1\) of the run's 24 clips have another label in "):
+        resume(run, log=quiet())
+    assert (run / "clips.csv").read_bytes() == before
+    label()
+    assert resume(run, log=quiet()) is not None
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("frames", "many"), ("frames", "0"), ("fps", "fast"), ("fps", "nan"), ("label", "")]
+)
+def test_a_damaged_table_of_clips_is_refused(
+    column: str, value: str, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, broken: Any
+) -> None:
+    run = tmp_path / "run"
+    broken(2, lambda: train(tiny_run[0], run, tiny_config(**SETTINGS), quiet()))
+    rows = rows_of(run / "clips.csv")
+    rows[3][column] = value
+    write_csv(run / "clips.csv", list(rows[0]), rows)
+    with pytest.raises(RunError, match=r"clips\.csv is not the one that this run wrote; put it back\.$"):
+        resume(run, log=quiet())
+
+
+def test_broken_off_before_its_first_file_it_can_be_begun_again(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the place of an older run, beside a file of the user's: what is advised must be possible."""
+    run, config = tmp_path / "run", tiny_config(**SETTINGS)
+    shutil.copytree(tiny_run[1], run)
+    (run / "notes.txt").write_text("mine")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_write_beginning", full)
+        with pytest.raises(
+            RunError, match=r"No space left on device\. Make room or mend it, then train again with the"
+        ):
+            train(tiny_run[0], run, replace(config, overwrite=True), quiet())
+    assert {path.name for path in run.iterdir()} == {"notes.txt", "unfinished"}
+    with pytest.raises(RunError, match=r"broken off before it began; --overwrite to replace it\.$"):
+        train(tiny_run[0], run, config, quiet())
+    with pytest.raises(RunError, match=r"has no config\.yaml\. Train anew\.$"):
+        resume(run, log=quiet())
+    train(tiny_run[0], run, replace(config, overwrite=True), quiet())
+    assert (run / "notes.txt").read_text() == "mine"
+    assert (run / "evaluation.json").is_file()
 
 
 def test_a_wrong_gradient_ends_what_goes_on_as_it_ended_the_first(

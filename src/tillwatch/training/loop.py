@@ -42,7 +42,14 @@ from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resol
 from tillwatch.training.probe import head_on_features
 from tillwatch.training.recorded import read_recorded
 from tillwatch.training.resume import as_begun, read_begun, refuse_changes
-from tillwatch.training.run_folder import check_run_folder, go_on, hold_run_folder, is_finished, write_clips
+from tillwatch.training.run_folder import (
+    check_run_folder,
+    go_on,
+    hold_run_folder,
+    is_finished,
+    remove_checkpoints,
+    write_clips,
+)
 from tillwatch.training.runlog import EpochMetrics, NoLog, RunLog
 from tillwatch.training.state import Checkpoints, MadeOf, Progress, TrainingState
 from tillwatch.training.tracking import Tracking
@@ -130,6 +137,7 @@ def resume(
     """
     log, devices = log or RunLog(), devices or Devices()
     if is_finished(run):
+        remove_checkpoints(run)  # of one that was killed while it removed them
         devices.from_first(None)
         return None
     with hold_run_folder(run, begin=False), devices.interrupts(go_on(run)) as interrupts, Tracking(log) as tracking:

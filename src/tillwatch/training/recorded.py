@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,9 +42,15 @@ class Recorded:
             note: where to say what has changed.
 
         Raises:
-            DataError: if more than three clips and more than that share are gone.
+            DataError: if labels are others, or more than three clips and more than that share are gone.
         """
         found = {clip.name: clip for clip in catalog.clips}
+        relabelled = [name for name, row in self.rows.items() if name in found and found[name].label != row["label"]]
+        if relabelled:
+            raise DataError(
+                f"{count_and_names(relabelled)} of the run's {len(self.rows)} clips have another label in {data} than "
+                "when it began; put the labels back, or train anew with another --out."
+            )
         gone = [name for name in self.rows if name not in found]
         if len(gone) > 3 and len(gone) > max_skipped * len(self.rows):
             raise DataError(
@@ -95,12 +102,20 @@ def read_recorded(run: Path, order: Sequence[str] = ()) -> Recorded | None:
         return None
     try:
         rows = {row["path"]: row for row in read_csv(path) if row["split"]}
-        known = all({"label", "group", "frames", "fps"} <= set(row) for row in rows.values())
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} cannot be read ({one_line(error)}).") from None
-    if not rows or not known or not set(order) <= set(rows):
+    if not rows or not all(map(_is_whole, rows.values())) or not set(order) <= set(rows):
         raise RunError(f"{path} is not the one that this run wrote; put it back.")
     return Recorded(rows=rows, order=tuple(order))
+
+
+def _is_whole(row: Mapping[str, str]) -> bool:
+    """Whether a row of a clip that is used has what every such row has."""
+    try:
+        fps = float(row["fps"]) if row["fps"] else None
+        return bool(row["label"] and row["group"]) and _frames(row) > 0 and (fps is None or 0 < fps < math.inf)
+    except (KeyError, ValueError):
+        return False
 
 
 def _frames(row: Mapping[str, str]) -> int:

@@ -38,6 +38,7 @@ RUN_FILES = (
     "config.yaml",  # these two last: they tell that a folder is a run's
 )
 RUN_FOLDERS = (CHECKPOINTS, "evaluations", "exports", "tensorboard", "wandb")
+_NOT_FINISHED = "This run is not finished"
 CLIPS_COLUMNS = ("path", "label", "group", "camera", "split", "frames", "fps", "seconds", "status")
 
 
@@ -62,6 +63,8 @@ def check_run_folder(out: Path, overwrite: bool, reads: Sequence[Path] = ()) -> 
     if all(path.name == UNFINISHED or path.match(".*.part") for path in out.iterdir()):
         return  # nothing, or a run that was killed before its first file
     if not overwrite and (out / UNFINISHED).exists():
+        if not (out / "config.yaml").is_file():
+            raise RunError(f"{out} holds a run that was broken off before it began; --overwrite to replace it.")
         raise RunError(f"{out} holds a run that is not finished; {go_on(out)}, or --overwrite to replace it.")
     if not overwrite:
         raise RunError(f"{out} exists already; give another --out, or --overwrite to replace the run in it.")
@@ -90,9 +93,14 @@ def hold_run_folder(out: Path, *, begin: bool) -> Iterator[None]:
             yield
             (out / UNFINISHED).unlink(missing_ok=True)
         except OSError as error:
-            refusal = f"the file system refused: {one_line(error)}"
-            raise RunError(f"{refusal}. Make room or mend it, then {go_on(out)}") from None
-    for checkpoint in find_checkpoints(out / CHECKPOINTS):
+            then = go_on(out) if (out / "config.yaml").is_file() else "train again with the same command."
+            raise RunError(f"the file system refused: {one_line(error)}. Make room or mend it, then {then}") from None
+    remove_checkpoints(out)
+
+
+def remove_checkpoints(run: Path) -> None:
+    """Removes the checkpoints of a finished run, where the file system lets it: they are in nobody's way."""
+    for checkpoint in find_checkpoints(run / CHECKPOINTS):
         with suppress(OSError):
             checkpoint.unlink()
 
@@ -104,7 +112,7 @@ def is_finished(run: Path) -> bool:
         RunError: if there is neither.
     """
     if not (run / "config.yaml").is_file():
-        raise RunError(f"{run} holds no run to go on with: it has no config.yaml.")
+        raise RunError(f"{run} holds no run to go on with: it has no config.yaml. Train anew.")
     if (run / UNFINISHED).exists():
         return False
     if (run / "evaluation.json").is_file():
@@ -132,7 +140,7 @@ def _locked(out: Path, begin: bool) -> Iterator[None]:
                 _lock(descriptor, out)
             if begin:
                 # In place: a new file would not be the locked one.
-                path.write_text(f"This run is not finished; {go_on(out)}\n", encoding="utf-8")
+                path.write_text(f"{_NOT_FINISHED}; {go_on(out)}\n", encoding="utf-8")
                 _remove_run(out)
             for folder in (out, out / CHECKPOINTS):
                 remove_parts(folder)
@@ -160,8 +168,10 @@ def _remove_run(out: Path) -> None:
 
 
 def _holds_run(out: Path) -> bool:
-    """Whether a folder has what every run has from its first epoch on."""
+    """Whether a folder has what every run has from its first epoch on, or the mark of one that was broken off."""
     try:
+        if (out / UNFINISHED).is_file() and (out / UNFINISHED).read_text(encoding="utf-8").startswith(_NOT_FINISHED):
+            return True
         config = read_yaml(out / "config.yaml")
         return {"data", "out", "arch"} <= set(config) and "split" in read_csv(out / CLIPS_CSV)[0]
     except (TillwatchError, OSError, ValueError, IndexError):
