@@ -200,8 +200,13 @@ def test_a_signal_to_one_stops_both_at_one_step_and_other_devices_may_go_on(
     act = together.terminate
     codes = run_together(2, together.train, tiny_run[0], run, SETTINGS, results, ("step", 2), 1, act)
     assert codes == [3, 3]
-    ended = {(results / f"ended{rank}").read_text() for rank in (0, 1)}
-    assert all(text.startswith("interrupted at epoch 1, step 2; ") for text in ended)
+    ended = [(results / f"ended{rank}").read_text() for rank in (0, 1)]
+    stays = [
+        "the last good checkpoint is checkpoints/epoch-0001-step-000002.ckpt",
+        "the first process says which checkpoint is the last",
+    ]
+    then = f"go on with: tillwatch train --resume {run}"
+    assert ended == [f"interrupted at epoch 1, step 2; {text}; {then}" for text in stays]
     assert [path.name for path in find_checkpoints(run / "checkpoints")] == ["epoch-0001-step-000002.ckpt"]
     log = quiet()
     evaluation = resume(run, replace(read_begun(run).config, devices=1), log=log)
@@ -231,9 +236,10 @@ def test_why_one_ends_is_told_by_the_other(tiny_run: tuple[Path, Path], tmp_path
     assert ended == ["process 1 of 2 ended: its disk is gone.", "its disk is gone."]
 
 
-@pytest.mark.slow
-def test_one_that_hangs_ends_the_others_within_a_minute(tmp_path: Path) -> None:
-    processes = together.start_together(3, together.stop_or_wait, tmp_path)
+@pytest.mark.parametrize("still_s", [6.0, pytest.param(None, marks=pytest.mark.slow)])
+def test_one_that_hangs_ends_the_others_within_a_minute(still_s: float | None, tmp_path: Path) -> None:
+    """Of itself in 40 seconds, which is slow; else sooner."""
+    processes = together.start_together(3, together.stop_or_wait, tmp_path, still_s)
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "pid2").exists() and time.monotonic() < deadline:

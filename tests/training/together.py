@@ -23,7 +23,7 @@ from tillwatch.config import TrainConfig
 from tillwatch.data.loader import balanced_loader
 from tillwatch.errors import Interrupted, RunError, TillwatchError
 from tillwatch.models.backbones import BACKBONES
-from tillwatch.training import loop
+from tillwatch.training import loop, peers
 from tillwatch.training.devices import Devices, joined
 from tillwatch.training.feed import Feed
 from tillwatch.training.guard import NonFiniteError, StepGuard
@@ -234,8 +234,13 @@ def sgd_and_shards(results: Path) -> None:
         torch.save(outcome, results / f"rank{devices.rank}.pt")
 
 
-def stop_or_wait(results: Path) -> None:
-    """The last process stops without a word, its connections open, while the others wait for its number."""
+def stop_or_wait(results: Path, still_s: float | None) -> None:
+    """The last process stops without a word, its connections open, while the others wait for its number.
+
+    They notice after still_s seconds; None for as long as they take by themselves.
+    """
+    if still_s is not None:
+        peers._STILL_S = still_s
     with joined(TrainConfig()) as devices:
         devices.sum(1)
         (results / f"pid{devices.rank}").write_text(str(os.getpid()))

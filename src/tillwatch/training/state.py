@@ -312,6 +312,8 @@ class Checkpoints:
             )
 
     def _stays(self) -> str:
+        if not self.writes:
+            return "the first process says which checkpoint is the last"
         if self._newest is None:
             return "there is none yet, so a run that is broken off starts again"
         return f"the last good checkpoint is {CHECKPOINTS}/{self._newest[0].name}"
