@@ -24,6 +24,7 @@ from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.splits import read_split_file
 from tillwatch.errors import ConfigError, RunError
 from tillwatch.files import read_csv
+from tillwatch.locks import release
 from tillwatch.training import tune as tuning
 from tillwatch.training.loop import train
 from tillwatch.training.resume import read_begun
@@ -110,7 +111,9 @@ def test_test_clips_are_not_read_and_what_they_show_moves_nothing(
     assert before["val_loss"] != after["val_loss"]
 
 
-def test_killed_it_goes_on_to_the_trials_that_it_would_have_had(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_trial_that_was_killed_is_done_again_with_the_same_settings(
+    tiny_run: tuple[Path, Path], tmp_path: Path
+) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run_apart(broken_off.search, tiny_run[0], whole, 4) == 0
     assert run_apart(broken_off.search, tiny_run[0], broken, 4, ("step", 14)) == -signal.SIGKILL
@@ -119,7 +122,47 @@ def test_killed_it_goes_on_to_the_trials_that_it_would_have_had(tiny_run: tuple[
     assert [row["state"] for row in rows[broken]].count("fail") == 1
     done = [[(row["lr"], row["val_loss"]) for row in rows[out] if row["state"] != "fail"] for out in (whole, broken)]
     assert len(done[1]) == 4
-    assert done[0][:2] == done[1][:2], "the one that was killed was done again, with the same settings"
+    assert done[0][:2] == done[1][:2]
+
+
+class KilledError(BaseException):
+    """Ends a search as a kill does, but for what its process holds."""
+
+
+@pytest.mark.parametrize("moment", ["before it chose", "while it was given up", "while its settings were kept"])
+def test_wherever_a_trial_is_killed_its_settings_are_not_lost(
+    moment: str,
+    tiny_run: tuple[Path, Path],
+    tiny_config: Config,
+    quiet: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first trial's are the given ones."""
+    import optuna
+
+    out = tmp_path / "out"
+    arguments = tiny_run[0], out, tiny_config(**{**OPTIONS, "epochs": 1}), 1, ["lr=1e-4..1e-1", "dropout=0,0.5"]
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        for path in list(tuning._held):
+            release(tuning._held.pop(path))
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "suggest", killed)
+        with pytest.raises(KilledError):
+            tune(*arguments, quiet())
+    if moment != "before it chose":
+        owner, name = (optuna.Study, "tell") if moment == "while it was given up" else (tuning, "_do_again")
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, killed)
+            with pytest.raises(KilledError):
+                tune(*arguments, quiet())
+    assert tune(*arguments, quiet()).trials == 1
+    rows = read_csv(out / "trials.csv")
+    assert [row["state"] for row in rows] == ["fail", "complete"]
+    assert (float(rows[1]["lr"]), float(rows[1]["dropout"])) == (0.01, 0.5)
 
 
 def test_several_processes_share_the_trials(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:

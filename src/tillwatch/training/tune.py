@@ -183,17 +183,27 @@ def _next_trial(study: Any, out: Path, config: TrainConfig, trials: int) -> Any 
     with _locked(out / LOCK):
         for dead in study.get_trials(deepcopy=False, states=(State.RUNNING,)):
             if not _is_held(_mark(out, dead.number)):
+                # One that was killed before it chose all has what it was given.
+                _do_again(study, {**dead.system_attrs.get("fixed_params", {}), **dead.params})
                 study.tell(dead.number, state=State.FAIL)
-                study.enqueue_trial(dead.params)
         known = study.get_trials(deepcopy=False)
         if sum(trial.state in (State.COMPLETE, State.PRUNED, State.RUNNING) for trial in known) >= trials:
             return None
-        # A function of seed and place, so that a search which goes on tries what it would have tried.
+        # A function of seed and number of trials: a search that is run again tries the same.
         seed = derive_seed(config.seed, _TRIAL_STREAM, len(known)) % 2**32
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, constant_liar=True)
         trial = study.ask()
         _hold(_mark(out, trial.number))
         return trial
+
+
+def _do_again(study: Any, settings: dict[str, Any]) -> None:
+    """Lets the next trial be one of these settings; called again, as after a kill, it does no more."""
+    import optuna
+
+    waiting = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
+    if settings and settings not in [trial.system_attrs.get("fixed_params") for trial in waiting]:
+        study.enqueue_trial(settings)
 
 
 def _try(
@@ -232,9 +242,9 @@ def _try(
     finally:
         # Under the lock: to others, a trial that runs and is held by nobody is one whose process died.
         with _locked(out / LOCK):
-            end()
             if again:
-                study.enqueue_trial(chosen)
+                _do_again(study, chosen)
+            end()
             _let_go(_mark(out, trial.number))
             _write_trials(study, out, space)
     log.say(f"trial {trial.number}: {told}: {what}, {time.monotonic() - started:.0f} s")
