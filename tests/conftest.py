@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,6 +165,25 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_config: Any, quiet: 
                 Image.fromarray(frame).save(folder / f"frame_{t:06d}.jpg")
     train(root / "frames", root / "run", tiny_config(epochs=2, group_pattern=r"day\d"), quiet())
     return root / "frames", root / "run"
+
+
+@pytest.fixture
+def lasting(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """A list that gets ("synced", inode) and ("renamed", inode) as files and folders are, in that order."""
+    events: list[tuple[str, int]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append(("synced", os.fstat(descriptor).st_ino))
+
+    def renamed(source: Any, target: Any) -> None:
+        replace(source, target)
+        events.append(("renamed", Path(target).stat().st_ino))
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    return events
 
 
 @pytest.fixture

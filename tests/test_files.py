@@ -28,6 +28,24 @@ def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_written_is_synced_before_it_takes_its_place(
+    tmp_path: Path, lasting: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    fsync = os.fsync
+
+    def measured(descriptor: int) -> None:
+        sizes.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", measured)
+    path = tmp_path / "a.txt"
+    write_text(path, "x" * 10)
+    inode = path.stat().st_ino
+    assert lasting == [("synced", inode), ("renamed", inode)]
+    assert sizes == [10], "all of it had left the program's own memory"
+
+
 def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "x")
     mask = os.umask(0)

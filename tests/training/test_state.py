@@ -103,6 +103,21 @@ def test_a_state_comes_back_bit_for_bit(checkpoints: Checkpoints, tmp_path: Path
     assert same(other.record(), state.record())
 
 
+def test_it_lasts_through_a_loss_of_power_once_it_is_said_to_be_there(
+    checkpoints: Checkpoints, tmp_path: Path, lasting: list[tuple[str, int]]
+) -> None:
+    state = make_state()
+    checkpoints.save(state)
+    older = tmp_path / "checkpoints" / "epoch-0001-step-000002.ckpt"
+    lasting.clear()
+    step(state)
+    checkpoints.save(state)
+    newer = tmp_path / "checkpoints" / "epoch-0001-step-000003.ckpt"
+    assert find_checkpoints(tmp_path / "checkpoints") == [older, newer]
+    inode = newer.stat().st_ino
+    assert lasting == [("synced", inode), ("renamed", inode), ("synced", newer.parent.stat().st_ino)]
+
+
 def test_without_a_checkpoint_there_is_nothing_to_restore(checkpoints: Checkpoints) -> None:
     state = make_state()
     before = pickle.dumps(state.progress)
