@@ -147,7 +147,7 @@ def test_auto_finds_what_fits_and_config_yaml_keeps_it(
             Line(math.inf, math.inf),
             r"one clip needs more memory than there is; .* --crop, or",
         ),
-        ({"batch_size": "auto"}, None, "measured on GPUs and on Linux alone; give a number"),
+        ({"batch_size": "auto"}, None, r"could not be measured \(it can be on GPUs and on Linux, .*; give a number"),
     ],
 )
 def test_what_does_not_fit_is_told_with_what_would(

@@ -225,6 +225,24 @@ def test_nothing_in_it_is_ever_executed(archive: bool, written: Path, tmp_path: 
     assert not sprung.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_forged_with_a_digest_that_fits_it_is_read_or_refused(written: Path) -> None:
+    """The digest proves nothing of whoever can compute it: what then stands there must not end in a traceback."""
+    whole = written.read_bytes()[:-32]
+    first = whole.index(b"data.pkl") + len(b"data.pkl")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(first, first + 1500, 300).tolist():  # the names, types and numbers, as pickle has them
+        content = bytearray(whole)
+        content[place] = int(rng.integers(256))
+        written.write_bytes(content + hashlib.sha256(content).digest())
+        try:
+            read_checkpoint(written)
+        except RunError:
+            refused += 1
+    assert refused > 30
+
+
 def test_another_version_or_another_network_is_refused(checkpoints: Checkpoints, written: Path, tmp_path: Path) -> None:
     torch.save({"format": 99}, tmp_path / "made")
     content = (tmp_path / "made").read_bytes()

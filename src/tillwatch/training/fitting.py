@@ -114,7 +114,10 @@ class _Room:
             return next((clips for clips in candidates if fits(self.arch, self.size, clips)), None)
         line, free = self.measured(), self.free()
         if line is None or free is None:
-            raise ConfigError("what fits in memory can be measured on GPUs and on Linux alone; give a number for auto.")
+            raise ConfigError(
+                "what fits in memory could not be measured (it can be on GPUs and on Linux, where a step can be tried "
+                "in another process); give a number for auto."
+            )
         return next((clips for clips in candidates if line.at(clips) <= _CPU_SHARE * free), None)
 
     def told(self) -> str:

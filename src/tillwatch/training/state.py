@@ -39,6 +39,9 @@ _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.ckpt")
 _DIGEST_BYTES = 32
 _AT_ONCE = 1 << 20  # bytes
 
+#: What unpickling raises where somebody else wrote the bytes.
+_UNPICKLING = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
+
 
 @dataclass
 class Progress:
@@ -344,7 +347,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             record = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise RunError(f"{path} cannot be read ({reason_of(error)}).") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except _UNPICKLING as error:
         raise RunError(f"{path} is no checkpoint ({one_line(error)[:200]}).") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise RunError(f"{path} is no checkpoint of this version of Tillwatch.")
