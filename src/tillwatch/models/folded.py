@@ -20,12 +20,15 @@ class SpatialConv3d(nn.Conv3d):
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Maps ``(B, C, T, H, W)`` to ``(B, C', T', H', W')`` as Conv3d does."""
-        frames = _every(clips, self.stride[0], 1, 1).transpose(1, 2)  # (B, T', C, H, W)
+        # Of a kernel of one pixel, strides are taken by slicing: where oneDNN takes them, with few channels and on a
+        # CPU with no more than AVX2, it writes beyond its memory.
+        by_slicing = self.stride if self.kernel_size == (1, 1, 1) and not any(_pair(self.padding)) else None
+        frames = _every(clips, *(by_slicing or (self.stride[0], 1, 1))).transpose(1, 2)  # (B, T', C, H, W)
         out = F.conv2d(
             frames.flatten(0, 1),
             self.weight.squeeze(2),
             self.bias,
-            self.stride[1:],
+            (1, 1) if by_slicing else self.stride[1:],
             _pair(self.padding),
             self.dilation[1:],
             self.groups,
