@@ -234,8 +234,8 @@ def sgd_and_shards(results: Path) -> None:
         torch.save(outcome, results / f"rank{devices.rank}.pt")
 
 
-def stop_or_wait(results: Path, still_s: float | None) -> None:
-    """The last process stops without a word, its connections open, while the others wait for its number.
+def stop_or_wait(results: Path, still_s: float | None, who: int) -> None:
+    """One process stops without a word, its connections open, while the others wait for its number.
 
     They notice after still_s seconds; None for as long as they take by themselves.
     """
@@ -244,6 +244,6 @@ def stop_or_wait(results: Path, still_s: float | None) -> None:
     with joined(TrainConfig()) as devices:
         devices.sum(1)
         (results / f"pid{devices.rank}").write_text(str(os.getpid()))
-        if devices.rank == devices.world - 1:
+        if devices.rank == who:
             os.kill(os.getpid(), signal.SIGSTOP)
         devices.sum(1)

@@ -25,8 +25,8 @@ from tillwatch.errors import ConfigError, RunError
 #: The process that started this one; it must not be outlived.
 LAUNCHER = "TILLWATCH_LAUNCHER"
 
-_GRACE_S = 20.0  # that the others have to end by themselves when one has failed, before they are told to
-_LAST_S = 10.0  # and then, before they are killed
+_GRACE_S = 15.0  # that the others have to end by themselves when one has failed, before they are told to
+_LAST_S = 8.0  # and then, before they are killed
 _TAIL_LINES = 100
 
 

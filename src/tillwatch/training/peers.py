@@ -24,7 +24,7 @@ from tillwatch.training.launch import LAUNCHER, Standing
 MEET_WITHIN = timedelta(minutes=10)
 
 _BEAT_S = 1.0
-_STILL_S = 40.0  # without a beat: gone
+_STILL_S = 30.0  # without a beat: gone
 _TO_SAY_WHY_S = 5.0  # from a lost connection to the last word of who is gone
 _TO_NOTICE_S = 12.0  # from one's failure to the end of those that its failure has not reached in another way
 _FAILED, _LEFT = "failed", b"left"
@@ -55,8 +55,10 @@ class Peers:
                 f"the same command on each machine ({str(error).splitlines()[0][:120]})."
             ) from None
         self._ended = threading.Event()
+        self._reached = time.monotonic()  # the store, for the last time
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch_the_store, daemon=True).start()
 
     def fail(self, reason: str) -> None:
         """Leaves word of why this process ends; the first one's word stays."""
@@ -117,7 +119,7 @@ class Peers:
 
     def _watch(self) -> None:
         """Counts up, looks at the others, and ends the process where one of them is no more."""
-        count, reached = 0, time.monotonic()
+        count = 0
         seen: dict[int, tuple[Any, float]] = {}
         failed_at: float | None = None
         launcher = os.environ.get(LAUNCHER)
@@ -129,9 +131,9 @@ class Peers:
                 count += 1
                 self._beat(str(count).encode())
                 beats, said = self._beats(), self._said()
-                reached = time.monotonic()
+                self._reached = time.monotonic()
             except Exception:
-                if now - reached > _TO_NOTICE_S and not self._ended.is_set():
+                if now - self._reached > _TO_NOTICE_S and not self._ended.is_set():
                     self._end(self._gone([0]))
                 continue
             for rank, beat in beats.items():
@@ -142,6 +144,12 @@ class Peers:
             failed_at = failed_at or (now if said else None)
             if said and failed_at is not None and now - failed_at > _TO_NOTICE_S:
                 self._end(said)
+
+    def _watch_the_store(self) -> None:
+        """Ends the process where the store does not answer: asked by the other thread, it may keep that for minutes."""
+        while not self._ended.wait(_BEAT_S):
+            if time.monotonic() - self._reached > _STILL_S:
+                self._end(self._gone([0]))
 
     def _end(self, reason: str) -> None:
         """Ends the process from this thread: the main one may wait for ever for who is gone."""
