@@ -828,6 +828,7 @@ def test_cache_lists_verifies_and_prunes(frame_root: Path, out: Path, tmp_path: 
     ("arguments", "message"),
     [
         (("prune", "--max-size", "much"), "--max-size is 'much'; it must be a size such as 5GB"),
+        (("prune", "--max-size", "9" * 400), "; it must be a size such as 5GB"),
         (("prune", "--max-size", "-1"), "--max-size"),
         (("list", "--cache-folder", "nowhere"), "--cache-folder nowhere is not a folder"),
     ],

@@ -1092,7 +1092,7 @@ def _clips_and_size(entries: Sequence[Entry]) -> str:
 
 def _bytes(name: str, text: str) -> int:
     """Reads 5GB, 500 MB, 100kB or a bare number of bytes; units are powers of ten, as in what is printed."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([kmgt]?)b?", text.strip(), re.IGNORECASE)
     if match is None:
         raise ConfigError(f"{name} is {text!r}; it must be a size such as 5GB, 500MB or 0.")
     return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))

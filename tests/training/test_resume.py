@@ -388,7 +388,8 @@ def test_labels_that_are_others_since_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("frames", "many"), ("frames", "0"), ("fps", "fast"), ("fps", "nan"), ("label", "")]
+    ("column", "value"),
+    [("frames", "many"), ("frames", "0"), ("fps", "fast"), ("fps", "nan"), ("label", ""), ("split", "trian")],
 )
 def test_a_damaged_table_of_clips_is_refused(
     column: str, value: str, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, broken: Any

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tillwatch.clip_spec import FrameStep
 from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, count_and_names
+from tillwatch.data.splits import SIDES
 from tillwatch.data.video import is_video_file
 from tillwatch.errors import DataError, RunError, one_line
 from tillwatch.files import read_csv
@@ -113,7 +114,8 @@ def _is_whole(row: Mapping[str, str]) -> bool:
     """Whether a row of a clip that is used has what every such row has."""
     try:
         fps = float(row["fps"]) if row["fps"] else None
-        return bool(row["label"] and row["group"]) and _frames(row) > 0 and (fps is None or 0 < fps < math.inf)
+        named = row["label"] and row["group"] and row["split"] in SIDES
+        return bool(named) and _frames(row) > 0 and (fps is None or 0 < fps < math.inf)
     except (KeyError, ValueError):
         return False
 
