@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,14 +29,14 @@ _SAME_CHANGE = 0.85  # likeness of all change in the time that two clips share
 _SAME_PICTURE = 0.98  # likeness of the pictures in that time; films of one till in which the same is done reach 0.977
 _SAME_MOMENT = 0.985  # in a moment more must be alike
 _MOMENT_S = 1.2
-_EQUAL_CHANGE = 0.97  # all but the same: then pictures may differ by more, as where brightening ran into white
-_SATURATED_PICTURE = 0.93
 _SAME_STILL = 0.999  # where little moves, coding changes much of it and the picture hardly
 _SAME_STILL_CHANGE = 0.5
 _LITTLE_MOVES = 0.5  # grey levels: median of change below which the whole of a clip is looked at instead
 _SAME_MEAN = 0.99  # likeness of mean pictures; other clips of one till reach 0.981
 _SAME_DEPARTURE = 0.5  # and of what departs from them; others reach 0.32, copies coded at crf 35 come down to 0.65
 _LEAST_OVERLAP_S = 0.5
+_WHITE, _BLACK = 245, 8  # grey levels beyond which light may have been cut off
+_MUCH_WHITE = 0.05  # share of the pixels
 _STILL = 0.3  # grey levels: root mean square of change below which it is noise
 _BLOCK = 2048  # rows of a product of matrices
 _PARTNERS = 20  # candidates of a clip that are compared, at most
@@ -266,11 +267,29 @@ def _compare(a: _Motion, b: _Motion, offset: float) -> _Shared:
         return _Shared(0.0, 0.0, seconds, (0.0, 0.0))
     ours, theirs = a.change[rows][moving].astype(np.float64), b.change[others][moving].astype(np.float64)
     likeness = float((ours * theirs).sum() / (np.sqrt((ours**2).sum() * (theirs**2).sum()) + 1e-9))
-    alike = float((_pictures(a.frames[rows]) * _pictures(b.frames[others])).sum(1).mean())
+    pictures = map(_pictures, _in_same_light(a.frames[rows], b.frames[others]))
+    alike = float(np.prod(list(pictures), axis=0).sum(1).mean())
     return _Shared(likeness, alike, seconds, (float(a.times[rows[0]]), float(b.times[others[0]])))
 
 
-def _pictures(frames: NDArray[np.uint8]) -> Matrix:
+def _in_same_light(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> tuple[Matrix, Matrix]:
+    """Returns the frames of two clips, moment by moment, as if they had the same light: float32, grey levels.
+
+    Gain and offset are no matter to local contrast, but white is: what brightening made white has none. So where much
+    is white, the darker clip is brightened as a straight line through the other pixels says, and cut off likewise.
+    """
+    grey = [frames.astype(np.float32) for frames in (a, b)]
+    if max(float((frames > _WHITE).mean()) for frames in grey) >= _MUCH_WHITE:
+        dark, bright = sorted((0, 1), key=lambda index: float(grey[index].mean()))
+        inside = np.logical_and.reduce([(frames > _BLACK) & (frames < _WHITE) for frames in grey])
+        x, y = grey[dark][inside], grey[bright][inside]
+        if len(x) > 1 and (spread := float(x.var())) > 1:
+            gain = max(0.0, float(((x - x.mean()) * (y - y.mean())).mean()) / spread)
+            grey[dark] = np.clip(gain * (grey[dark] - x.mean()) + y.mean(), 0, 255)
+    return grey[0], grey[1]
+
+
+def _pictures(frames: NDArray[Any]) -> Matrix:
     """Returns frames as unit rows of local contrast, float32 ``(T, 1024)``."""
     grey = np.ascontiguousarray(frames, dtype=np.float32)
     return unit_rows(np.stack([local_contrast(frame).ravel() for frame in grey]))
@@ -278,8 +297,6 @@ def _pictures(frames: NDArray[np.uint8]) -> Matrix:
 
 def _is_same(shared: _Shared) -> bool:
     alike = _SAME_PICTURE if shared.seconds >= _MOMENT_S else _SAME_MOMENT
-    if shared.likeness >= _EQUAL_CHANGE and shared.seconds >= _MOMENT_S:
-        alike = _SATURATED_PICTURE
     still = shared.alike >= _SAME_STILL and shared.likeness >= _SAME_STILL_CHANGE
     return still or (shared.likeness >= _SAME_CHANGE and shared.alike >= alike)
 
