@@ -239,7 +239,7 @@ def test_why_one_ends_is_told_by_the_other(tiny_run: tuple[Path, Path], tmp_path
 @pytest.mark.parametrize("who", [0, 2])
 @pytest.mark.parametrize("still_s", [6.0, pytest.param(None, marks=pytest.mark.slow)])
 def test_one_that_hangs_ends_the_others_within_a_minute(still_s: float | None, who: int, tmp_path: Path) -> None:
-    """Of itself in 30 seconds, which is slow; else sooner. The first one holds the store, which then hangs too."""
+    """Of itself in 25 seconds, which is slow; else sooner. The first one holds the store, which then hangs too."""
     processes = together.start_together(3, together.stop_or_wait, tmp_path, still_s, who)
     others = [process for rank, process in enumerate(processes) if rank != who]
     try:

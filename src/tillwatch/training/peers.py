@@ -24,7 +24,7 @@ from tillwatch.training.launch import LAUNCHER, Standing
 MEET_WITHIN = timedelta(minutes=10)
 
 _BEAT_S = 1.0
-_STILL_S = 30.0  # without a beat: gone
+_STILL_S = 25.0  # without a beat: gone
 _TO_SAY_WHY_S = 5.0  # from a lost connection to the last word of who is gone
 _TO_NOTICE_S = 12.0  # from one's failure to the end of those that its failure has not reached in another way
 _FAILED, _LEFT = "failed", b"left"
