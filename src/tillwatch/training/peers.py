@@ -2,7 +2,8 @@
 
 A process that ends closes its connections, which those that wait for it see at once; but one that hangs, a machine that
 loses its power or a GPU's library that waits for ever are seen by nobody. So each process counts up a number in the
-store that they met at, every second, and ends itself when another's has stood still for too long.
+store that they met at, every second, and ends itself when another's has stood still for too long, or the store itself,
+which the first process holds, has not answered for as long.
 """
 
 from __future__ import annotations

@@ -46,10 +46,9 @@ class Recorded:
             DataError: if labels are others, or more than three clips and more than that share are gone.
         """
         found = {clip.name: clip for clip in catalog.clips}
-        relabelled = [name for name, row in self.rows.items() if name in found and found[name].label != row["label"]]
-        if relabelled:
+        if others := relabelled(catalog.clips, {name: row["label"] for name, row in self.rows.items()}):
             raise DataError(
-                f"{count_and_names(relabelled)} of the run's {len(self.rows)} clips have another label in {data} than "
+                f"{count_and_names(others)} of the run's {len(self.rows)} clips have another label in {data} than "
                 "when it began; put the labels back, or train anew with another --out."
             )
         gone = [name for name in self.rows if name not in found]
@@ -86,6 +85,11 @@ class Recorded:
             fps=fps,
             frame_step=step.of_source(fps) if is_video else 1,
         )
+
+
+def relabelled(clips: Sequence[Clip], labels: Mapping[str, str]) -> list[str]:
+    """Returns the names of the clips that have another label than was written down, by name; unknown ones have not."""
+    return [clip.name for clip in clips if labels.get(clip.name, clip.label) != clip.label]
 
 
 def read_recorded(run: Path, order: Sequence[str] = ()) -> Recorded | None:

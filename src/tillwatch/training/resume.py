@@ -13,6 +13,7 @@ from tillwatch.config import RESUME_MAY_CHANGE, TrainConfig, flag, read_yaml, to
 from tillwatch.data.catalog import Clip, count_and_names
 from tillwatch.errors import ConfigError, RunError, one_line
 from tillwatch.files import read_csv, write_csv
+from tillwatch.training.recorded import relabelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +143,8 @@ def refuse_other_clips(out: Path, path: Path, sides: Mapping[str, str], clips: S
     except (OSError, ValueError, KeyError):
         rows, began = [], {}
     labelled = {row["path"]: row["label"] for row in rows if "label" in row}
-    if relabelled := [clip.name for clip in clips if labelled.get(clip.name, clip.label) != clip.label]:
-        named = count_and_names(relabelled)
-        raise RunError(f"{out} was begun with other labels of {named}; give another --out{advice}.")
+    if others := relabelled(clips, labelled):
+        raise RunError(f"{out} was begun with other labels of {count_and_names(others)}; give another --out{advice}.")
     if began != dict(sides):
         raise RunError(f"{out} was begun with other clips or groups; give another --out{advice}.")
 
