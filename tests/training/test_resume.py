@@ -387,6 +387,52 @@ def test_labels_that_are_others_since_are_refused(
     assert resume(run, log=quiet()) is not None
 
 
+def test_settings_edited_since_are_refused_by_name(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, broken: Any
+) -> None:
+    """The file that is written with a run is the one that is read: the checkpoint alone knows better."""
+    run = tmp_path / "run"
+    config = tiny_config(**SETTINGS)
+    broken(5, lambda: train(tiny_run[0], run, config, quiet()))
+    written = (run / "config.yaml").read_text()
+    edits = {"epochs: 3": "epochs: 4", "seed: 0": "seed: 1", "batch_size: 4": "batch_size: auto"}
+    edited = written
+    for old, new in edits.items():
+        assert f"{old}\n" in written
+        edited = edited.replace(f"{old}\n", f"{new}\n")
+    (run / "config.yaml").write_text(edited + "patience: 2\n")
+    refusal = (
+        r"config\.yaml is not as this run was begun: --batch-size 4 is now 'auto', --epochs 3 is now 4, --patience "
+        r"None is now 2, --seed 0 is now 1\. Put it back, or train anew"
+    )
+    with pytest.raises(RunError, match=refusal):
+        resume(run, log=quiet())
+    assert (run / "config.yaml").read_text() == edited + "patience: 2\n"
+    (run / "config.yaml").write_text(written.replace("checkpoint_minutes: 0.0\n", "checkpoint_minutes: 3.0\n"))
+    assert resume(run, log=quiet()) is not None
+
+
+@pytest.mark.parametrize(("column", "value"), [("split", "test"), ("group", "day9"), ("path", "normal/other")])
+def test_a_table_of_clips_edited_since_is_refused_with_the_clip(
+    column: str, value: str, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, broken: Any
+) -> None:
+    run = tmp_path / "run"
+    broken(2, lambda: train(tiny_run[0], run, tiny_config(**SETTINGS), quiet()))
+    written = (run / "clips.csv").read_bytes()
+    rows = rows_of(run / "clips.csv")
+    row = next(row for row in rows if row["split"] == "train")
+    named = rf"{row['path']}.* with another label, group or side, or in one of them only; put it back\.$"
+    row[column] = value
+    write_csv(run / "clips.csv", list(rows[0]), rows)
+    with pytest.raises(RunError, match=named):
+        resume(run, log=quiet())
+    (run / "clips.csv").unlink()
+    with pytest.raises(RunError, match=r"clips\.csv is gone; put it back\.$"):
+        resume(run, log=quiet())
+    (run / "clips.csv").write_bytes(written)
+    assert resume(run, log=quiet()) is not None
+
+
 @pytest.mark.parametrize(
     ("column", "value"),
     [("frames", "many"), ("frames", "0"), ("fps", "fast"), ("fps", "nan"), ("label", ""), ("split", "trian")],

@@ -226,7 +226,7 @@ def test_nothing_in_it_is_ever_executed(archive: bool, written: Path, tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_forged_with_a_digest_that_fits_it_is_read_or_refused(written: Path) -> None:
+def test_forged_with_a_digest_that_fits_it_is_taken_or_refused(written: Path) -> None:
     """The digest proves nothing of whoever can compute it: what then stands there must not end in a traceback."""
     whole = written.read_bytes()[:-32]
     first = whole.index(b"data.pkl") + len(b"data.pkl")
@@ -236,10 +236,17 @@ def test_forged_with_a_digest_that_fits_it_is_read_or_refused(written: Path) -> 
         content = bytearray(whole)
         content[place] = int(rng.integers(256))
         written.write_bytes(content + hashlib.sha256(content).digest())
+        again, state = Checkpoints(written.parent.parent, 10.0, lambda note: None, Interrupts("")), make_state()
         try:
-            read_checkpoint(written)
+            again.read_last()
+            again.restore(state)
         except RunError:
             refused += 1
+        else:
+            step(state)
+            state.scheduler.step(1.0)
+            if state.best is not None:
+                state.load_best()
     assert refused > 30
 
 

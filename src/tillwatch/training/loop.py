@@ -41,7 +41,7 @@ from tillwatch.training.out_of_fold import Judged
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved, with_hours
 from tillwatch.training.probe import head_on_features
 from tillwatch.training.recorded import read_recorded
-from tillwatch.training.resume import as_begun, read_begun, refuse_changes
+from tillwatch.training.resume import as_begun, read_begun, refuse_changes, refuse_edits, settings_learnt
 from tillwatch.training.run_folder import (
     check_run_folder,
     go_on,
@@ -51,7 +51,7 @@ from tillwatch.training.run_folder import (
     write_clips,
 )
 from tillwatch.training.runlog import EpochMetrics, NoLog, RunLog
-from tillwatch.training.state import Checkpoints, MadeOf, Progress, TrainingState
+from tillwatch.training.state import Beginning, Checkpoints, MadeOf, Progress, TrainingState, beginning_of
 from tillwatch.training.tracking import Tracking
 
 # Streams of random numbers that must not meet.
@@ -100,9 +100,9 @@ def train(
     network = _build(config, job, log)
     config = settle_batches(job, config, log)
     with hold_run_folder(out, begin=True), devices.interrupts(go_on(out)) as interrupts, Tracking(log) as tracking:
-        _write_beginning(out, data, config, job)
-        tracking.begin(out, resolved(config, job))
         checkpoints = Checkpoints(out, config.checkpoint_minutes, log.note, interrupts, asked=devices.any_signal)
+        checkpoints.begun = _write_beginning(out, data, config, job)
+        tracking.begin(out, resolved(config, job))
         _learn(network, job, config, out, checkpoints, log, devices)
         return tracking.end(finish(network, job, config, out, log, judged=judged, pictures=pictures))
 
@@ -146,7 +146,10 @@ def resume(
         refuse_changes(run, begun.config, config if prepared is None else resolved(config, prepared))
         checkpoints = Checkpoints(run, config.checkpoint_minutes, log.note, interrupts, asked=devices.any_signal)
         last = checkpoints.read_last()
-        recorded = read_recorded(run, () if last is None else last["made_of"]["clips"])
+        if last is not None:
+            checkpoints.begun = beginning_of(last)
+            refuse_edits(run, checkpoints.begun.settings, begun.config)
+        recorded = read_recorded(run, checkpoints.begun.clips)
         # A checkpoint has weights of its own: those that the run began with may be gone.
         settings = config if last is None or config.freeze != "none" else replace(config, weights="none")
         del last  # as large as four models; the checkpoints hand it on
@@ -157,7 +160,7 @@ def resume(
         network = _build(settings, job, log)
         config = settle_batches(job, config, log)
         settings = replace(settings, batch_size=config.batch_size, accumulate=config.accumulate)
-        _write_beginning(run, data, config, job)
+        checkpoints.begun = _write_beginning(run, data, config, job)
         tracking.begin(run, resolved(config, job))
         _learn(network, job, settings, run, checkpoints, log, devices)
         return tracking.end(finish(network, job, settings, run, log, judged=judged, pictures=pictures))
@@ -181,12 +184,15 @@ def follow(devices: Devices) -> None:
         _learn(network, job, config, out, checkpoints, log, devices)
 
 
-def _write_beginning(out: Path, data: Path, config: TrainConfig, job: Job) -> None:
+def _write_beginning(out: Path, data: Path, config: TrainConfig, job: Job) -> Beginning:
     """Writes what a run is made of; that config.yaml is there says that there is something to go on with."""
-    write_text(out / "config.yaml", to_yaml(resolved(config, job), data.resolve(), out))
+    config = resolved(config, job)
+    write_text(out / "config.yaml", to_yaml(config, data.resolve(), out))
     if job.audit is not None:
         write_json(out / AUDIT_JSON, job.audit.to_json())
         write_clips(out / CLIPS_CSV, job)
+    clips = {clip.name: (clip.label, clip.group, job.sides[clip.name]) for clip in job.catalog.clips}
+    return Beginning(settings=settings_learnt(config), clips=clips)
 
 
 def _learn(

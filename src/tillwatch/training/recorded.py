@@ -92,26 +92,35 @@ def relabelled(clips: Sequence[Clip], labels: Mapping[str, str]) -> list[str]:
     return [clip.name for clip in clips if labels.get(clip.name, clip.label) != clip.label]
 
 
-def read_recorded(run: Path, order: Sequence[str] = ()) -> Recorded | None:
+def read_recorded(run: Path, begun: Mapping[str, tuple[str, str, str]] | None = None) -> Recorded | None:
     """Reads a run's clips.csv; None if it has none.
 
     Args:
         run: the run folder.
-        order: of the names, if a checkpoint tells.
+        begun: label, group and side of each clip, in the order that indices count them, as a checkpoint tells them.
 
     Raises:
-        RunError: if it is damaged.
+        RunError: if it is damaged, or says something else than the checkpoint.
     """
     path = run / CLIPS_CSV
     if not path.is_file():
+        if begun:
+            raise RunError(f"{path} is gone; put it back.")
         return None
     try:
         rows = {row["path"]: row for row in read_csv(path) if row["split"]}
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} cannot be read ({one_line(error)}).") from None
-    if not rows or not all(map(_is_whole, rows.values())) or not set(order) <= set(rows):
+    if not rows or not all(map(_is_whole, rows.values())):
         raise RunError(f"{path} is not the one that this run wrote; put it back.")
-    return Recorded(rows=rows, order=tuple(order))
+    if begun:
+        now = {name: (row["label"], row["group"], row["split"]) for name, row in rows.items()}
+        if others := [name for name in sorted({*begun, *now}) if begun.get(name) != now.get(name)]:
+            raise RunError(
+                f"{path} is not the one that this run wrote: {count_and_names(others)} with another label, group or "
+                "side, or in one of them only; put it back."
+            )
+    return Recorded(rows=rows, order=tuple(begun or ()))
 
 
 def _is_whole(row: Mapping[str, str]) -> bool:

@@ -86,6 +86,30 @@ def refuse_changes(run: Path, begun: TrainConfig, config: TrainConfig) -> None:
         )
 
 
+def settings_learnt(config: TrainConfig) -> dict[str, Any]:
+    """Returns the settings that may not change when a run goes on, as plain values by name."""
+    record = settings_record(config, Path(), Path())
+    return {name: value for name, value in record.items() if name not in ("data", "out", *RESUME_MAY_CHANGE)}
+
+
+def refuse_edits(run: Path, begun: Mapping[str, Any], config: TrainConfig) -> None:
+    """Holds config.yaml against the settings that a checkpoint tells, as :func:`settings_learnt` has them.
+
+    Args:
+        run: the run folder.
+        begun: those that it was begun with; a setting that came since is as it was without it.
+        config: what its config.yaml says.
+
+    Raises:
+        RunError: naming each that was edited.
+    """
+    if told := _changes(begun, settings_learnt(config)):
+        raise RunError(
+            f"{run / 'config.yaml'} is not as this run was begun: {told}. Put it back, or train anew with another "
+            "--out."
+        )
+
+
 # Of what trains again and again: a cross-validation, a search
 
 
@@ -110,11 +134,7 @@ def refuse_other_settings(
     Raises:
         RunError: naming each that is another.
     """
-    defaults = settings_record(TrainConfig(), Path(), Path())
-    known = {name: value for name, value in defaults.items() if name in now} | dict(older)
-    changed = [name for name in sorted({*now, *known}) if name not in may_differ and now.get(name) != known.get(name)]
-    if changed:
-        told = ", ".join(f"{flag(name)} {known.get(name)!r} is now {now.get(name)!r}" for name in changed)
+    if told := _changes(older, now, may_differ):
         raise RunError(f"{out} was begun with other settings: {told}. Give another --out{advice}.")
 
 
@@ -147,6 +167,14 @@ def refuse_other_clips(out: Path, path: Path, sides: Mapping[str, str], clips: S
         raise RunError(f"{out} was begun with other labels of {count_and_names(others)}; give another --out{advice}.")
     if began != dict(sides):
         raise RunError(f"{out} was begun with other clips or groups; give another --out{advice}.")
+
+
+def _changes(older: Mapping[str, Any], now: Mapping[str, Any], may_differ: Container[str] = ()) -> str:
+    """Names what differs of plain settings, and how; empty if nothing does."""
+    defaults = settings_record(TrainConfig(), Path(), Path())
+    known = {name: value for name, value in defaults.items() if name in now} | dict(older)
+    changed = [name for name in sorted({*now, *known}) if name not in may_differ and now.get(name) != known.get(name)]
+    return ", ".join(f"{flag(name)} {known.get(name)!r} is now {now.get(name)!r}" for name in changed)
 
 
 def _told(value: Any) -> str:

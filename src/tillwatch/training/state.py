@@ -34,13 +34,22 @@ from tillwatch.training.runlog import EpochMetrics
 CHECKPOINTS = "checkpoints"
 BEST = f"{CHECKPOINTS}/best.pth"
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.ckpt")
 _DIGEST_BYTES = 32
 _AT_ONCE = 1 << 20  # bytes
 
-#: What unpickling raises where somebody else wrote the bytes.
-_UNPICKLING = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
+#: What unpickling, and loading what came of it, raise where somebody else wrote the bytes.
+_FORGED = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+)
 
 
 @dataclass
@@ -94,6 +103,19 @@ class MadeOf:
     clips: list[str]
     draws: int
     frozen: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a run was begun with, as its config.yaml and clips.csv have it: they are held against this when it goes on.
+
+    Attributes:
+        settings: plain values, by the name of the setting; those that may change are not among them.
+        clips: label, group and side of each clip, by name.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    clips: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
 
 class TrainingState:
@@ -162,7 +184,17 @@ class TrainingState:
         Raises:
             RunError: if it is of another learner.
         """
+        learner = self.learner.state_dict()
         try:
+            groups = self.optimizer.state_dict()["param_groups"]
+            if not all(map(_fits, record["optimizer"]["param_groups"], groups)):
+                raise ValueError("another optimizer")
+            if not _fits(record["scheduler"], self.scheduler.state_dict()):
+                raise ValueError("another learning rate")
+            if not _fits(record["progress"], self.record()["progress"]):
+                raise ValueError("another progress")
+            if record["best"] is not None and not _fits(record["best"], learner):
+                raise ValueError("other best weights")
             self.learner.load_state_dict(record["learner"])
             self.optimizer.load_state_dict(record["optimizer"])
             self.scheduler.load_state_dict(record["scheduler"])
@@ -172,8 +204,31 @@ class TrainingState:
             progress["metrics"] = [EpochMetrics(**row) for row in progress["metrics"]]
             progress["skipped"] = {name: Skip(name, reason) for name, reason in progress["skipped"].items()}
             self.progress = Progress(**progress)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            self._check_moments()
+        except _FORGED as error:
             raise RunError(f"the checkpoint is of another network ({one_line(error)[:200]}).") from None
+
+    def _check_moments(self) -> None:
+        for parameter, moments in self.optimizer.state.items():
+            shapes = {name: tuple(moment.shape) for name, moment in moments.items()}
+            if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
+                raise ValueError("other moments than Adam's of these weights")
+
+
+def _fits(value: Any, like: Any) -> bool:
+    """Whether a value has the form of another: names, types, and the shapes of tensors; numbers are of one type."""
+    if isinstance(like, torch.Tensor):
+        return isinstance(value, torch.Tensor) and (value.shape, value.dtype) == (like.shape, like.dtype)
+    if isinstance(like, tuple):
+        return isinstance(value, tuple) and len(value) == len(like) and all(map(_fits, value, like))
+    if isinstance(like, dict):
+        if not isinstance(value, dict):
+            return False
+        return not like or (value.keys() == like.keys() and all(_fits(value[name], like[name]) for name in like))
+    numbers = int | float
+    if isinstance(like, numbers) and not isinstance(like, bool):
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return type(value) is type(like)
 
 
 def _versions(device: torch.device) -> dict[str, str]:
@@ -198,6 +253,9 @@ class Checkpoints:
         interrupts: signals that wait to be obeyed.
         writes: whether this process writes; of several that train together, one does.
         asked: returns the signal that one of them was sent, given this one's.
+
+    Attributes:
+        begun: what the run was begun with, which each checkpoint tells.
     """
 
     def __init__(
@@ -216,6 +274,7 @@ class Checkpoints:
         self.interrupts = interrupts
         self.writes = writes
         self.asked = asked
+        self.begun = Beginning()
         self._newest: tuple[Path, Path] | None = None  # the last that was written or read, and the one before it
         self._record: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
@@ -231,7 +290,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(exist_ok=True)
             with replacing(path, "wb") as file:
-                file.write(write_tensors(file, state.record()))
+                file.write(write_tensors(file, {**state.record(), "begun": asdict(self.begun)}))
             sync_folder(self.folder)
         except OSError as error:
             self.note(f"no checkpoint of {state.progress.place} was written ({reason_of(error)}); {self._stays()}.")
@@ -308,7 +367,7 @@ class Checkpoints:
         if changed := [name for name in versions if record["versions"].get(name) != versions[name]]:
             told = ", ".join(f"{name} was {record['versions'].get(name)} and is {versions[name]}" for name in changed)
             self.note(f"{told}: the weights may differ in their last digits from those of a run without interruption.")
-        if (cut := record.get("cut", ALONE.in_words)) != state.cut:
+        if (cut := record["cut"]) != state.cut:
             self.note(
                 f"a step was {cut} and is {state.cut}: batch norm takes its statistics of other clips together, so the "
                 "weights will not be those of a run without interruption."
@@ -347,8 +406,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             record = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise RunError(f"{path} cannot be read ({reason_of(error)}).") from None
-    except _UNPICKLING as error:
+    except _FORGED as error:
         raise RunError(f"{path} is no checkpoint ({one_line(error)[:200]}).") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise RunError(f"{path} is no checkpoint of this version of Tillwatch.")
+    if not _is_whole(record):
+        raise RunError(f"{path} is no checkpoint (parts of it are missing).")
     return record
+
+
+def beginning_of(record: Mapping[str, Any]) -> Beginning:
+    """Returns what the run was begun with, as a checkpoint that was read tells it."""
+    return Beginning(**record["begun"])
+
+
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether all is there that is looked at before the state takes what it needs."""
+    try:
+        begun = beginning_of(record)
+        return (
+            isinstance(begun.settings, dict)
+            and all(len(row) == 3 and all(isinstance(part, str) for part in row) for row in begun.clips.values())
+            and isinstance(record["made_of"], dict)
+            and isinstance(record["versions"], dict)
+            and isinstance(record["cut"], str)
+        )
+    except _FORGED:
+        return False
