@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -97,15 +99,24 @@ def test_kept_fingerprints_are_those_of_the_clips(data: Path, tmp_path: Path) ->
             assert np.array_equal(value, again), name
 
 
-def nearly_still(scene: int, film: int, coded: bool = False) -> Fingerprint:
-    """A film in which something of four grey levels passes; coding smooths away noise and some of that."""
+def nearly_still(
+    scene: int, film: int, coded: bool = False, *, levels: float = 4.0, noise: float = 0.3, light: float = 0.0
+) -> Fingerprint:
+    """A film in which something of a few grey levels passes; coding smooths away noise and some of that.
+
+    Args:
+        scene, film: seeds of the background, and of what passes.
+        coded: whether it is the copy.
+        levels, noise: grey levels by which what passes is brighter, and of noise.
+        light: grey levels that the copy is brighter by, cut off at white.
+    """
     background = cv2.GaussianBlur(np.random.default_rng(scene).uniform(0, 255, (SIDE, SIDE)), (0, 0), 1.5)
-    draws, noise = np.random.default_rng(film), np.random.default_rng([film, coded])
+    draws, grain = np.random.default_rng(film), np.random.default_rng([film, coded])
     row, column = draws.integers(2, 16, 2)
     frames = np.tile(background, (60, 1, 1)).astype(np.float64)
     for time in range(60):
-        frames[time, row : row + 8, column + time // 6 : column + 4 + time // 6] += 3 if coded else 4
-    frames += noise.normal(0, 0.2 if coded else 0.3, frames.shape)
+        frames[time, row : row + 8, column + time // 6 : column + 4 + time // 6] += levels * (0.75 if coded else 1)
+    frames += grain.normal(0, noise * (0.67 if coded else 1), frames.shape) + coded * light
     return Fingerprint(
         frames=np.clip(frames.round(), 0, 255).astype(np.uint8),
         times=np.arange(60) / 20,
@@ -119,18 +130,26 @@ def nearly_still(scene: int, film: int, coded: bool = False) -> Fingerprint:
     )
 
 
-def test_copies_in_which_little_moves_are_found_and_other_films_of_that_scene_are_not() -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"levels": 7.0, "noise": 0.6}, {"light": 115.0}],
+    ids=["coded", "more moves", "brightened into white"],
+)
+def test_copies_in_which_little_moves_are_found_and_other_films_of_that_scene_are_not(kind: dict[str, Any]) -> None:
     prints = {
-        "a": nearly_still(1, 1),
-        "b": nearly_still(1, 2),
-        "c": nearly_still(1, 3),
-        "copy": nearly_still(1, 1, True),
+        "a": nearly_still(1, 1, **kind),
+        "b": nearly_still(1, 2, **kind),
+        "c": nearly_still(1, 3, **kind),
+        "copy": nearly_still(1, 1, True, **kind),
     }
     clips = [
         Clip(name=name, path=Path(name), label="x", group=name, is_video=True, num_frames=60, every=1, fps=20.0)
         for name in prints
     ]
     assert [(one.original, one.copy) for one in find_copies(clips, prints)] == [("a", "copy")]
+    prints["copy"] = replace(prints["copy"], frames=np.ascontiguousarray(prints["copy"].frames[:, :, ::-1]))
+    (turned,) = find_copies(clips, prints)
+    assert (turned.original, turned.copy, turned.transforms[0]) == ("a", "copy", "mirrored")
 
 
 def passing(scene: int, film: int, brightened: bool = False) -> Fingerprint:

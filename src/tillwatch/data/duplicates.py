@@ -31,9 +31,10 @@ _SAME_MOMENT = 0.985  # in a moment more must be alike
 _MOMENT_S = 1.2
 _SAME_STILL = 0.999  # where little moves, coding changes much of it and the picture hardly
 _SAME_STILL_CHANGE = 0.5
-_LITTLE_MOVES = 0.5  # grey levels: median of change below which the whole of a clip is looked at instead
+_LITTLE_MOVES = 1.0  # grey levels: median of change below which the whole of a clip is looked at instead
 _SAME_MEAN = 0.99  # likeness of mean pictures; other clips of one till reach 0.981
-_SAME_DEPARTURE = 0.5  # and of what departs from them; others reach 0.32, copies coded at crf 35 come down to 0.65
+_SAME_DEPARTURE = 0.4  # and of what departs from them; other moments of one film reach 0.34, copies come down to 0.44
+_SAME_BOTH = 0.45  # mean of that and the likeness of change; others reach 0.38, copies come down to 0.48
 _LEAST_OVERLAP_S = 0.5
 _WHITE, _BLACK = 245, 8  # grey levels beyond which light may have been cut off
 _MUCH_WHITE = 0.05  # share of the pixels
@@ -96,31 +97,42 @@ def find_copies(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> lis
         if _is_same(shared):
             found.add(frozenset((known[a].name, known[b].name)))
             near.append(_describe((known[a], known[b]), (taken[a], taken[b]), shared, mirrored))
-    for a, b, shared in _still_copies(taken, motions):
-        if frozenset((known[a].name, known[b].name)) not in found:
-            near.append(_describe((known[a], known[b]), (taken[a], taken[b]), shared, mirrored=False))
+    for a, b, mirrored, shared in _still_copies(taken, motions):
+        if (pair := frozenset((known[a].name, known[b].name))) not in found:
+            found.add(pair)
+            near.append(_describe((known[a], known[b]), (taken[a], taken[b]), shared, mirrored))
     return [*exact, *near]
 
 
-def _still_copies(prints: Sequence[Fingerprint], motions: Sequence[_Motion]) -> Iterator[tuple[int, int, _Shared]]:
-    """Yields pairs of whole clips in which little moves: coding smooths change away, but not what it adds up to.
+def _still_copies(
+    prints: Sequence[Fingerprint], motions: Sequence[_Motion]
+) -> Iterator[tuple[int, int, bool, _Shared]]:
+    """Yields pairs of whole clips in which little moves, and whether the first is mirrored in the other.
 
-    A person standing there departs from the mean picture by more than from the last frame. Noise of two films of one
-    empty scene does too, but not in the same places; so such clips must be of one length and begin together.
+    Coding smooths change away, but not what it adds up to: a person standing there departs from the mean picture by
+    more than from the last frame. Noise of two films of one empty scene does too, but not in the same places; so such
+    clips must be of one length and begin together.
     """
     still = [index for index, one in enumerate(motions) if float(np.median(one.strength)) < _LITTLE_MOVES]
-    means = [_pictures(prints[index].frames.mean(0, dtype=np.float32)[None])[0] for index in still]
+    departures = {index: _departure(prints[index].frames) for index in still}
     for place, a in enumerate(still):
-        for other in range(place + 1, len(still)):
-            b = still[other]
-            alike = float(means[place] @ means[other])
-            if alike < _SAME_MEAN or not _same_times(prints[a].times, prints[b].times):
+        turned = _departure(prints[a].frames[:, :, ::-1])
+        for b in still[place + 1 :]:
+            if not _same_times(prints[a].times, prints[b].times):
                 continue
             length = min(len(prints[a].times), len(prints[b].times))
-            ours, theirs = (_departure(prints[index].frames[:length]) for index in (a, b))
-            likeness = float((ours * theirs).sum() / (np.sqrt((ours**2).sum() * (theirs**2).sum()) + 1e-9))
-            if likeness >= _SAME_DEPARTURE:
-                yield a, b, _Shared(likeness, alike, float(prints[a].times[length - 1]), (0.0, 0.0))
+            for mirrored, departure in ((False, departures[a]), (True, turned)):
+                departs = _likeness(departure[:length], departures[b][:length])
+                if departs < _SAME_DEPARTURE:
+                    continue
+                frames = prints[a].frames[:, :, :: -1 if mirrored else 1]
+                change = _compare(_motion(frames, prints[a].times), motions[b], 0.0).likeness
+                lit = _in_same_light(frames[:length], prints[b].frames[:length])
+                ours, theirs = (_pictures(pictures.mean(0)[None])[0] for pictures in lit)
+                likeness, alike = (departs + change) / 2, float(ours @ theirs)
+                if likeness >= _SAME_BOTH and alike >= _SAME_MEAN:
+                    seconds = float(prints[a].times[length - 1])
+                    yield a, b, mirrored, _Shared(likeness, alike, seconds, (0.0, 0.0))
 
 
 def _same_times(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
@@ -266,10 +278,16 @@ def _compare(a: _Motion, b: _Motion, offset: float) -> _Shared:
     if seconds < _LEAST_OVERLAP_S or moving.sum() < 3:
         return _Shared(0.0, 0.0, seconds, (0.0, 0.0))
     ours, theirs = a.change[rows][moving].astype(np.float64), b.change[others][moving].astype(np.float64)
-    likeness = float((ours * theirs).sum() / (np.sqrt((ours**2).sum() * (theirs**2).sum()) + 1e-9))
+    likeness = _likeness(ours, theirs)
     pictures = map(_pictures, _in_same_light(a.frames[rows], b.frames[others]))
     alike = float(np.prod(list(pictures), axis=0).sum(1).mean())
     return _Shared(likeness, alike, seconds, (float(a.times[rows[0]]), float(b.times[others[0]])))
+
+
+def _likeness(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Returns the cosine of two arrays, all of each taken as one vector; nothing is like what is zero throughout."""
+    ours, theirs = a.ravel(), b.ravel()
+    return float(ours @ theirs / (np.sqrt(float(ours @ ours) * float(theirs @ theirs)) + 1e-9))
 
 
 def _in_same_light(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> tuple[Matrix, Matrix]:
