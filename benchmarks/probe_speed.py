@@ -13,19 +13,19 @@ import re
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
 from table import Row, print_table
 
 from tillwatch.config import TrainConfig
-from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.loader import evaluation_loader
 from tillwatch.files import read_csv
-from tillwatch.models.backbones import head_of
-from tillwatch.models.saved import load_model
+from tillwatch.models.saved import dataset_of, load_model
 from tillwatch.training.loop import train
-from tillwatch.training.probe import Backbone, Head
+from tillwatch.training.prepare import prepare
+from tillwatch.training.probe import Backbone, FeatureDataset, head_on_features
 from tillwatch.training.runlog import RunLog
 
 
@@ -58,7 +58,7 @@ def rows(frames: Path, quick: bool = False) -> list[Row]:
         started = time.perf_counter()
         train(frames, folder / "again", config, RunLog(Console(quiet=True)))
         again = time.perf_counter() - started
-        largest = largest_difference(folder / "run", frames)
+        largest = largest_difference(folder / "run", frames, config)
     return [
         Row("5", f"--freeze backbone: {len(epochs)} epochs of the head on {told[1]} clips' features, s",
             f"{head_seconds:.1f}", "", "", "under 5", head_seconds < 5),
@@ -69,18 +69,25 @@ def rows(frames: Path, quick: bool = False) -> list[Row]:
     ]  # fmt: skip
 
 
-def largest_difference(run: Path, data: Path) -> float:
-    """Returns how far the head's scores of features and the whole network's scores of clips are apart at most."""
-    model = load_model(run)
-    head = Head(head_of(model.network, model.spec.arch)).eval()
-    backbone = Backbone(model.network, head.head, model.device)
-    dataset = VideoFrameDataset(data, model.spec.classes, model.spec.num_frames, model.transform)
+def largest_difference(run: Path, data: Path, config: TrainConfig) -> float:
+    """Returns how far apart the head's scores of features read from the store and the network's of clips are at most.
+
+    Raises:
+        AssertionError: if the features of a clip are not in the store.
+    """
+    model, log = load_model(run), RunLog(Console(quiet=True))
+    job = prepare(data, config, log)
+    with patch.object(Backbone, "__call__", side_effect=AssertionError("the store lacks features")):
+        head, feed, _ = head_on_features(model.network, job, config, log)
+    kept = feed.training.dataset
+    assert isinstance(kept, FeatureDataset)
+    with torch.inference_mode():
+        by_head = head.eval()(kept.features).double().softmax(1).numpy()
+    dataset = dataset_of(model.spec, job.side("train"), model.transform)  # decodes anew
     largest = 0.0
     for batch in evaluation_loader(dataset, 8):
-        clips = batch.clips(model.transform)
-        with torch.inference_mode():
-            by_head = head(backbone(clips)).double().softmax(1).numpy()
-        largest = max(largest, float(abs(by_head - model.probabilities(clips)).max()))
+        live = model.probabilities(batch.clips(model.transform))
+        largest = max(largest, float(abs(by_head[batch.indices] - live).max()))
     return largest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tillwatch.files import read_csv
 from tillwatch.models.backbones import build_model, head_of
 from tillwatch.models.saved import load_model
 from tillwatch.training.loop import train
-from tillwatch.training.probe import Backbone, Head
+from tillwatch.training.prepare import prepare
+from tillwatch.training.probe import Backbone, FeatureDataset, Head, head_on_features
 
 Config = Callable[..., TrainConfig]
 
@@ -69,6 +71,29 @@ def test_the_head_on_features_scores_as_the_live_network(arch: str, num_frames: 
     features = Backbone(network, head, torch.device("cpu"))(clips)
     with torch.inference_mode():
         torch.testing.assert_close(Head(head).eval()(features), network(clips), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_features_are_those_of_the_clips_as_they_are_scored(
+    kept: bool, tmp_path: Path, tiny_run: tuple[Path, Path], frozen: Config, quiet: Any
+) -> None:
+    """Of the centre crop and not mirrored: whatever augmentation would do shows here, read from the store or not."""
+    config = frozen(weights="none", group_pattern=r"day\d", resize=40, crop=24)
+    train(tiny_run[0], tmp_path / "run", config, quiet())
+    model = load_model(tmp_path / "run")
+    if not kept:
+        config = replace(config, cache=False, cache_folder=None)
+    job = prepare(tiny_run[0], config, quiet())
+    head, feed, _ = head_on_features(model.network, job, config, quiet())
+    features = feed.training.dataset
+    assert isinstance(features, FeatureDataset)
+    with torch.inference_mode():
+        scores = head.eval()(features.features).softmax(1)
+    clips = job.side("train")
+    assert len(clips) == len(features)
+    for clip, row in zip(clips, scores.tolist(), strict=True):
+        live = list(model.predict(clip.path).probabilities.values())
+        assert row == pytest.approx(live, abs=1e-5), clip.name
 
 
 def test_features_are_computed_once(
