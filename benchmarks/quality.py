@@ -6,7 +6,9 @@
 FRAMES are frame folders of the CCTV clips, as ``tillwatch extract`` wrote them; without them the rendered task runs
 alone. *Plain* is PyTorch's own three-dimensional convolutions in fp32 and default memory layout; *fast* is what
 ``--precision auto`` takes on this machine. Both get the same clips, split, order, augmentation and first weights. Each
-row is written when it is measured; a broken-off run goes on where it was.
+row is written when it is measured; a broken-off run goes on where it was, on the same machine: what was measured
+elsewhere, or with another PyTorch, stays in the file and is not mixed with it. Where ``auto`` takes fp32, as on a CPU
+without bf16, the rows show what folding and layout cost and are not held to the bars.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from machine import here
 from scipy import stats
 from table import Row, print_table
 from tasks import FEW_CAMERAS, SMALL, Task, cctv_small, noisy_till, test_loss
@@ -34,7 +37,7 @@ from tillwatch.models.saved import load_model
 from tillwatch.training import devices, loop
 from tillwatch.training.runlog import RunLog
 
-COLUMNS = ("task", "seed", "path", "precision", "accuracy", "loss", "seconds", "bf16_gap")
+COLUMNS = ("where", "task", "seed", "path", "precision", "accuracy", "loss", "seconds", "bf16_gap")
 
 
 @contextmanager
@@ -71,6 +74,7 @@ def measure(task: Task, seed: int, paths: Sequence[str]) -> Iterator[dict[str, A
             seconds = time.perf_counter() - started
             lines = (run / "config.yaml").read_text().splitlines()
             yield {
+                "where": here(),
                 "task": task.name,
                 "seed": str(seed),
                 "path": path,
@@ -99,7 +103,8 @@ def measure_all(results: Path, tasks: Sequence[Task], seeds: Sequence[int]) -> N
     known: list[dict[str, Any]] = [dict(row) for row in read_csv(results)] if results.is_file() else []
     for seed in seeds:
         for task in tasks:
-            done = {row["path"] for row in known if (row["task"], row["seed"]) == (task.name, str(seed))}
+            wanted = here(), task.name, str(seed)
+            done = {row["path"] for row in known if (row.get("where"), row["task"], row["seed"]) == wanted}
             lacking = [path for path in ("plain", "fast") if path not in done]
             for row in measure(task, seed, lacking) if lacking else ():
                 known.append(row)
@@ -115,17 +120,26 @@ def measured_rows(results: Path, frames: Path | None, quick: bool) -> list[Row]:
         else:
             few = noisy_till(cameras=FEW_CAMERAS, epochs=1, **SMALL)
         measure_all(results, [few], [0, 1])
-        return [replace(row, holds=None) for row in rows(results)]  # one epoch of a few clips judges nothing
+        return [replace(row, holds=None) for row in rows(results, here())]  # one epoch of a few clips judges nothing
     measure_all(results, both_tasks(frames), range(5))
-    return rows(results)
+    return rows(results, here())
 
 
-def rows(results: Path) -> list[Row]:
-    """Returns the table's rows from measured results."""
+def rows(results: Path, where: str | None = None) -> list[Row]:
+    """Returns the table's rows from results that were measured at one place; None for all places, one by one."""
     measured = read_csv(results)
+    places = list(dict.fromkeys(row.get("where", "") for row in measured))
+    if where is None:
+        return [row for place in places for row in rows(results, place)]
+    measured = [row for row in measured if row.get("where", "") == where]
     out = []
     for task in dict.fromkeys(row["task"] for row in measured):
         by = {(int(row["seed"]), row["path"]): row for row in measured if row["task"] == task}
+        precisions = sorted({row["precision"] for (_, path), row in by.items() if path == "fast"})
+        judged = precisions != ["fp32"]
+        told = f"{task}, {' and '.join(precisions)} against fp32" + ("" if judged else ": auto takes no bf16 here")
+        if len(places) > 1:
+            told = f"{told} ({where or 'machine not told'})"
         seeds = [seed for seed, path in by if path == "plain" and (seed, "fast") in by]
         accuracy, loss = (
             {path: np.array([float(by[seed, path][name]) for seed in seeds]) for path in ("plain", "fast")}
@@ -140,21 +154,21 @@ def rows(results: Path) -> list[Row]:
         out += [
             Row(
                 "3",
-                f"{task}: held-out accuracy, {len(seeds)} seeds ({each['fast']} / {each['plain']})",
+                f"{told}: held-out accuracy, {len(seeds)} seeds ({each['fast']} / {each['plain']})",
                 f"{accuracy['fast'].mean():.3f}",
                 f"{accuracy['plain'].mean():.3f}",
                 f"{-lower:+.3f}",
                 "at most 0.02 lower",
-                bool(lower <= 0.02),
+                bool(lower <= 0.02) if judged else None,
             ),
             Row(
                 "3",
-                f"{task}: held-out loss, 95 % interval of the mean difference {low:+.3f} to {high:+.3f}",
+                f"{told}: held-out loss, 95 % interval of the mean difference {low:+.3f} to {high:+.3f}",
                 f"{loss['fast'].mean():.3f}",
                 f"{loss['plain'].mean():.3f}",
                 f"{difference.mean():+.3f}",
                 "holds 0 or lies below",
-                bool(low <= 0),
+                bool(low <= 0) if judged else None,
             ),
             Row(
                 "3",
@@ -181,7 +195,7 @@ def main() -> None:
         print_table(rows(options.report))
         return
     measure_all(options.out, both_tasks(options.frames), options.seeds)
-    print_table(rows(options.out))
+    print_table(rows(options.out, here()))
 
 
 if __name__ == "__main__":

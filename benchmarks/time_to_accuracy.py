@@ -2,7 +2,8 @@
 
     python benchmarks/time_to_accuracy.py --seeds 0 1 2
 
-Each training's time is written to results/until.csv when it is known; a broken-off run goes on where it was.
+Each training's time is written to results/until.csv when it is known; a broken-off run goes on where it was, on the
+same machine: what was measured elsewhere, or with another PyTorch, stays in the file and is not compared with.
 
 On the noisy till scene at 16 x 80 x 80, both with the same learning rate and precision; only what the recipe is
 differs. Only epochs at full size count as reaching it, and all that went before them counts as time, validation
@@ -19,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from machine import here
 from table import Row, print_table
 from tasks import FEW_CAMERAS, SMALL, Task, noisy_till
 
@@ -30,7 +32,7 @@ from tillwatch.training.runlog import EpochMetrics, RunLog
 REACHED = 0.90
 COMPARED = ("fast", "default")
 
-_COLUMNS = ("recipe", "seed", "seconds", "reached")
+_COLUMNS = ("where", "recipe", "seed", "seconds", "reached")
 
 
 class _EndedError(Exception):
@@ -97,18 +99,21 @@ def measure_all(results: Path, task: Task, seeds: Sequence[int]) -> dict[str, li
         The times of each recipe in the order of the seeds.
     """
     results.parent.mkdir(parents=True, exist_ok=True)
-    known = {}
+    known, where = {}, here()
     if results.is_file():
-        known = {(row["recipe"], int(row["seed"])): row for row in read_csv(results)}
+        known = {(row.get("where", ""), row["recipe"], int(row["seed"])): row for row in read_csv(results)}
     for seed in seeds:
         for recipe in COMPARED:
-            if (recipe, seed) not in known:
+            if (where, recipe, seed) not in known:
                 until = until_reached(recipe, task, seed)
-                row = {"recipe": recipe, "seed": str(seed), "seconds": f"{until.seconds:.1f}"}
-                known[recipe, seed] = {**row, "reached": "yes" if until.reached else "no"}
+                row = {"where": where, "recipe": recipe, "seed": str(seed), "seconds": f"{until.seconds:.1f}"}
+                known[where, recipe, seed] = {**row, "reached": "yes" if until.reached else "no"}
                 write_csv(results, _COLUMNS, known.values())
     return {
-        recipe: [Until(float(row["seconds"]), row["reached"] == "yes") for row in (known[recipe, s] for s in seeds)]
+        recipe: [
+            Until(float(row["seconds"]), row["reached"] == "yes")
+            for row in (known[where, recipe, seed] for seed in seeds)
+        ]
         for recipe in COMPARED
     }
 
