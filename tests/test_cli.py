@@ -820,8 +820,10 @@ def test_cache_lists_verifies_and_prunes(frame_root: Path, out: Path, tmp_path: 
     left = sum(path.stat().st_size for path in cache.glob("??/*.clip"))
     assert 0 < left <= 90_000
     assert pruned.out.startswith(f"{cache}: removed ")
+    (cache / "aa" / "mine.clip").mkdir(parents=True)  # somebody else's, and in nobody's way
+    assert run_cli("cache", "verify", "--cache-folder", cache).code == 0
     run_cli("cache", "prune", "--max-size", "0", "--cache-folder", cache)
-    assert not list(cache.glob("??/*.clip"))
+    assert list(cache.glob("??/*.clip")) == [cache / "aa" / "mine.clip"]
 
 
 @pytest.mark.parametrize(
@@ -835,6 +837,15 @@ def test_cache_lists_verifies_and_prunes(frame_root: Path, out: Path, tmp_path: 
 )
 def test_bad_cache_commands_are_refused(arguments: tuple[str, ...], message: str, refused: Run) -> None:
     assert message in refused("cache", *arguments).err
+
+
+def test_a_cache_named_by_the_environment_must_be_a_folder(
+    refused: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TILLWATCH_CACHE", str(tmp_path / "file"))
+    for command in (("list",), ("verify",), ("prune", "--max-size", "0")):
+        assert "file is not a folder; name another with $TILLWATCH_CACHE or" in refused("cache", *command).err
 
 
 def test_crossval_prints_a_table_and_labels_ranks_its_clips(

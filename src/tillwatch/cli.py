@@ -1079,11 +1079,15 @@ def _print_prediction(path: Path, prediction: Prediction) -> None:
 
 
 def _open_store(folder: Path | None) -> ClipStore:
-    from tillwatch.data.store import ClipStore, default_store_folder
+    from tillwatch.data.store import ENVIRONMENT_VARIABLE, ClipStore, default_store_folder
 
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"--cache-folder {folder} is not a folder.")
-    return ClipStore(folder or default_store_folder())
+    folder = folder or default_store_folder()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{existing} is not a folder; name another with ${ENVIRONMENT_VARIABLE} or --cache-folder.")
+    return ClipStore(folder)
 
 
 def _clips_and_size(entries: Sequence[Entry]) -> str:

@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -181,6 +182,8 @@ class ClipStore:
             try:
                 status = path.stat()
             except OSError:  # pruned meanwhile
+                continue
+            if not stat.S_ISREG(status.st_mode):  # somebody else's
                 continue
             head, frames = _map(path)
             if frames is None and not path.exists():
