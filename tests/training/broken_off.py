@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import multiprocessing
 import os
@@ -127,7 +128,13 @@ def at(kind: str, count: int, act: Act) -> None:
         replace(StepGuard, "check")
     elif kind == "validation":
         validate: Any = loop.validate
-        loop.validate = lambda *args: validate(*args[:-1], counted(args[-1]))
+
+        def pausing(given: Any) -> Any:
+            counting = copy.copy(given)
+            counting.pause = counted(given.pause)
+            return counting
+
+        loop.validate = lambda *args: validate(*args[:-1], pausing(args[-1]))
     elif kind == "checkpoint":
         replace(DigestWriter, "write", lambda self, data: memoryview(data).nbytes)
     elif kind == "metrics":

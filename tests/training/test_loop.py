@@ -26,6 +26,7 @@ from tillwatch.models.saved import load_model
 from tillwatch.training import feed, loop
 from tillwatch.training.devices import Devices, fresh_statistics
 from tillwatch.training.loop import train
+from tillwatch.training.pausing import Pausing
 from tillwatch.training.prepare import Job
 from tillwatch.training.probe import FeatureBatch
 from tillwatch.training.state import Progress
@@ -312,7 +313,9 @@ def test_validate_weighs_each_clip_once_whatever_the_batches(tmp_path: Path) -> 
         validation=[FeatureBatch(logits[rows], labels[rows]) for rows in (slice(0, 2), slice(2, 3))],
         validation_inputs=lambda batch, device: batch.features,
     )
-    result = loop.validate(Echo(), batches, Fabric(accelerator="cpu"), Devices(), Progress(), lambda: None)
+    network = Echo()
+    pausing = Pausing(network, lambda: None)
+    result = loop.validate(network, batches, Fabric(accelerator="cpu"), Devices(), Progress(), pausing)
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
     assert result.balanced_accuracy == pytest.approx((0.5 + 0.0) / 2)
 

@@ -19,15 +19,18 @@ import numpy as np
 import pytest
 import torch
 from apart import start_apart
+from lightning_fabric import Fabric
+from torch.nn import functional
 from training import broken_off
 from training.broken_off import Place, run_apart
 
 from tillwatch.config import RECIPES, TrainConfig
+from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.frames import natural_key
 from tillwatch.data.sampler import BalancedSampler
-from tillwatch.errors import DataError, RunError
+from tillwatch.errors import DataError, Interrupted, RunError
 from tillwatch.files import sha256_of, write_csv
-from tillwatch.training import loop
+from tillwatch.training import interrupts, loop
 from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.loop import resume, train
 from tillwatch.training.resume import read_begun
@@ -327,6 +330,56 @@ def test_the_motion_model_starts_again_and_ends_the_same(
     assert files_in(run) == files_in(whole)
 
 
+@pytest.mark.parametrize(
+    ("where", "count", "place"),
+    [
+        ("way there", 8, "epoch 1, step 3"),
+        ("way back", 8, "epoch 1, step 3"),
+        ("validation", 1, "epoch 1, step 6"),
+        ("clip", 2 * 4 + 1, "epoch 1, step 4"),
+    ],
+)
+def test_what_takes_long_after_a_signal_is_left_as_it_was_before(
+    where: str,
+    count: int,
+    place: str,
+    tiny_run: tuple[Path, Path],
+    tiny_config: Config,
+    quiet: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the second part of a step, in a validation batch, or while a clip is read; patience is short here."""
+    config = tiny_config(**{**SETTINGS, "accumulate": 2, "batch_size": 2, "workers": 0, "checkpoint_minutes": 10.0})
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(tiny_run[0], whole, config, quiet())
+    monkeypatch.setattr(interrupts, "_LONG_S", 0.0)
+    owner, name = {
+        "way there": (loop, "derive_seed"),
+        "way back": (functional, "cross_entropy"),
+        "validation": (Fabric, "autocast"),
+        "clip": (VideoFrameDataset, "read"),
+    }[where]
+    original, left, ended = getattr(owner, name), [count], []
+
+    def signalled(*args: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+        result = original(*args, **options)
+        if left[0] == 0:
+            ended.append(name)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, signalled)
+        with pytest.raises(Interrupted, match=rf"^interrupted at {place}; the last good checkpoint is"):
+            train(tiny_run[0], run, config, quiet())
+    assert ended == ([] if where == "clip" else [name])
+    resume(run, log=quiet())
+    assert learnt(run) == learnt(whole)
+
+
 def test_what_may_change_does_and_the_rest_is_refused_by_name(
     tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, broken: Any
 ) -> None:
@@ -387,13 +440,14 @@ def test_labels_that_are_others_since_are_refused(
     assert resume(run, log=quiet()) is not None
 
 
+@pytest.mark.parametrize("minutes", [0.0, 10.0], ids=["after a checkpoint", "before the first"])
 def test_settings_edited_since_are_refused_by_name(
-    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, broken: Any
+    minutes: float, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, broken: Any
 ) -> None:
-    """The file that is written with a run is the one that is read: the checkpoint alone knows better."""
+    """The file that is written with a run is the one that is read: the checkpoint, or the mark, knows better."""
     run = tmp_path / "run"
-    config = tiny_config(**SETTINGS)
-    broken(5, lambda: train(tiny_run[0], run, config, quiet()))
+    config = tiny_config(**{**SETTINGS, "checkpoint_minutes": minutes})
+    broken(2, lambda: train(tiny_run[0], run, config, quiet()))
     written = (run / "config.yaml").read_text()
     edits = {"epochs: 3": "epochs: 4", "seed: 0": "seed: 1", "batch_size: 4": "batch_size: auto"}
     edited = written
@@ -408,16 +462,26 @@ def test_settings_edited_since_are_refused_by_name(
     with pytest.raises(RunError, match=refusal):
         resume(run, log=quiet())
     assert (run / "config.yaml").read_text() == edited + "patience: 2\n"
-    (run / "config.yaml").write_text(written.replace("checkpoint_minutes: 0.0\n", "checkpoint_minutes: 3.0\n"))
+    (run / "config.yaml").write_text(written.replace(f"checkpoint_minutes: {minutes}\n", "checkpoint_minutes: 3.0\n"))
     assert resume(run, log=quiet()) is not None
 
 
-@pytest.mark.parametrize(("column", "value"), [("split", "test"), ("group", "day9"), ("path", "normal/other")])
+@pytest.mark.parametrize(
+    ("column", "value", "minutes"),
+    [("split", "test", 0.0), ("split", "test", 10.0), ("group", "day9", 0.0), ("path", "normal/other", 0.0)],
+)
 def test_a_table_of_clips_edited_since_is_refused_with_the_clip(
-    column: str, value: str, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, broken: Any
+    column: str,
+    value: str,
+    minutes: float,
+    tiny_run: tuple[Path, Path],
+    tiny_config: Config,
+    quiet: Any,
+    tmp_path: Path,
+    broken: Any,
 ) -> None:
     run = tmp_path / "run"
-    broken(2, lambda: train(tiny_run[0], run, tiny_config(**SETTINGS), quiet()))
+    broken(2, lambda: train(tiny_run[0], run, tiny_config(**{**SETTINGS, "checkpoint_minutes": minutes}), quiet()))
     written = (run / "clips.csv").read_bytes()
     rows = rows_of(run / "clips.csv")
     row = next(row for row in rows if row["split"] == "train")

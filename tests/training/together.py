@@ -27,6 +27,7 @@ from tillwatch.training import loop, peers
 from tillwatch.training.devices import Devices, joined
 from tillwatch.training.feed import Feed
 from tillwatch.training.guard import NonFiniteError, StepGuard
+from tillwatch.training.pausing import Pausing
 from tillwatch.training.probe import FeatureBatch, FeatureDataset
 from tillwatch.training.runlog import RunLog
 from tillwatch.training.state import Progress
@@ -213,7 +214,8 @@ def three_sgd_steps(devices: Devices, batch_size: int, parts: int, lost: Sequenc
     now = Progress()
     feed.start_epoch(0)
     guard = StepGuard(network, model)
-    loop.train_epoch(fabric, model, optimizer, guard, feed, 0, now, lambda: None, RunLog(Console(quiet=True)), devices)
+    pausing, log = Pausing(network, lambda: None), RunLog(Console(quiet=True))
+    loop.train_epoch(fabric, model, optimizer, guard, feed, 0, now, pausing, log, devices)
     assert now.step == 3
     return {"weights": network.state_dict(), "loss": now.loss_sum / now.clips, "clips": now.clips}
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in a training: the step is finished and saved, and the message says how to go on."""
+"""Ctrl-C and SIGTERM in a training: the step is ended, the state is saved, and the message says how to go on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from typing import Any
 from tillwatch.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LONG_S = 2.0  # whoever sends a signal often kills after ten; what is saved must be written in the rest
+
+
+class Left(BaseException):
+    """Ends what may be left after a signal, so that the state can be saved."""
 
 
 class Interrupts:
@@ -37,6 +42,7 @@ class Interrupts:
         self._asked_at = 0.0
         self.asked: int | None = None
         self._deferring = False
+        self._waiting = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -47,6 +53,24 @@ class Interrupts:
     def __exit__(self, *_error: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a signal has waited for so long that what is being done should be left."""
+        return self.asked is not None and time.monotonic() - self._asked_at >= _LONG_S
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within :meth:`deferred`, a block that the first signal ends.
+
+        Raises:
+            Left: on that signal.
+        """
+        self._waiting = self._deferring
+        try:
+            yield
+        finally:
+            self._waiting = False
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -79,4 +103,6 @@ class Interrupts:
             raise self.stop(signum)
         self.asked, self._asked_at = signum, time.monotonic()
         # Straight to the descriptor: whatever was interrupted may be in the middle of a print.
-        os.write(2, b"\ntillwatch: finishing the step, then saving; once more stops at once\n")
+        os.write(2, b"\ntillwatch: saving, after the step if it is a short one; once more stops at once\n")
+        if self._waiting:
+            raise Left

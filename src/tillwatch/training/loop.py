@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +38,7 @@ from tillwatch.training.fitting import settle_batches, suggesting
 from tillwatch.training.guard import NonFiniteError, StepGuard
 from tillwatch.training.motion import fit_motion
 from tillwatch.training.out_of_fold import Judged
+from tillwatch.training.pausing import Pausing
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved, with_hours
 from tillwatch.training.probe import head_on_features
 from tillwatch.training.recorded import read_recorded
@@ -47,6 +48,8 @@ from tillwatch.training.run_folder import (
     go_on,
     hold_run_folder,
     is_finished,
+    mark_begun,
+    read_mark,
     remove_checkpoints,
     write_clips,
 )
@@ -146,8 +149,8 @@ def resume(
         refuse_changes(run, begun.config, config if prepared is None else resolved(config, prepared))
         checkpoints = Checkpoints(run, config.checkpoint_minutes, log.note, interrupts, asked=devices.any_signal)
         last = checkpoints.read_last()
-        if last is not None:
-            checkpoints.begun = beginning_of(last)
+        checkpoints.begun = read_mark(run) if last is None else beginning_of(last)
+        if checkpoints.begun.clips:
             refuse_edits(run, checkpoints.begun.settings, begun.config)
         recorded = read_recorded(run, checkpoints.begun.clips)
         # A checkpoint has weights of its own: those that the run began with may be gone.
@@ -192,7 +195,9 @@ def _write_beginning(out: Path, data: Path, config: TrainConfig, job: Job) -> Be
         write_json(out / AUDIT_JSON, job.audit.to_json())
         write_clips(out / CLIPS_CSV, job)
     clips = {clip.name: (clip.label, clip.group, job.sides[clip.name]) for clip in job.catalog.clips}
-    return Beginning(settings=settings_learnt(config), clips=clips)
+    begun = Beginning(settings=settings_learnt(config), clips=clips)
+    mark_begun(out, begun)
+    return begun
 
 
 def _learn(
@@ -300,9 +305,11 @@ def fit(
     state = TrainingState(learner, optimizer, _plateau(optimizer, config), fabric.strategy.precision, made_of, cut)
     checkpoints.restore(state)
     devices.share_state(state)
-    now, pause = state.progress, partial(checkpoints.between_batches, state)
+    now = state.progress
+    alone = devices.world == 1 and not config.compile
+    pausing = Pausing(learner, partial(checkpoints.between_batches, state), checkpoints.interrupts if alone else None)
     log.write_metrics(out, now.metrics)
-    with checkpoints.interrupts.deferred(), _last_good(out, network, job.spec, state, devices):
+    with checkpoints.interrupts.deferred(), _last_good(out, network, job.spec, state, devices), pausing.watching():
         while now.epoch < config.epochs and not now.stopped:
             feed.start_epoch(now.epoch, now.step)
             if now.step == 0 and now.epoch in (0, feed.early_epochs):
@@ -310,9 +317,9 @@ def fit(
                 state.scheduler, now.best_loss, now.best_epoch = _plateau(optimizer, config), math.inf, now.epoch
             lr, grown = optimizer.param_groups[0]["lr"], now.epoch == feed.early_epochs > 0
             with fresh_statistics(learner, forget=now.step == 0) if grown else nullcontext():
-                train_epoch(fabric, model, optimizer, guard, feed, config.seed, now, pause, log, devices)
+                train_epoch(fabric, model, optimizer, guard, feed, config.seed, now, pausing, log, devices)
             started = time.perf_counter()
-            validated = None if feed.validation is None else validate(learner, feed, fabric, devices, now, pause)
+            validated = None if feed.validation is None else validate(learner, feed, fabric, devices, now, pausing)
 
             trained = now.loss_sum / now.clips
             followed = trained if validated is None or config.plateau_on == "train" else validated.loss
@@ -366,15 +373,15 @@ def train_epoch(
     feed: Feed,
     seed: int,
     now: Progress,
-    pause: Callable[[], None],
+    pausing: Pausing,
     log: RunLog,
     devices: Devices,
 ) -> None:
-    """One pass of balanced draws, or what is left of it; ``now`` counts, ``pause`` is called after each step."""
+    """One pass of balanced draws, or what is left of it; ``now`` counts; after each step it may pause."""
     model.train()
     since = time.perf_counter()
     with log.progress(f"epoch {now.epoch + 1}") as on_step:
-        for parts in feed.steps():
+        for parts in pausing.each(feed.steps()):
             now.data_wait_s += time.perf_counter() - since
             now.skipped.update(devices.all_skipped(parts))
             log.note_once(next((batch.trouble for batch in parts if batch.trouble), None))
@@ -383,18 +390,19 @@ def train_epoch(
             if clips:
                 losses: list[torch.Tensor] = []
                 optimizer.zero_grad()
-                for number, count in enumerate(counts):
-                    # Where nothing could be read, a blank at no weight: others wait for this part's gradients.
-                    batch = parts[number] if count else feed.blank
-                    # Dropout draws from the global generator: seeded by place, a step repeats whatever came before.
-                    torch.manual_seed(derive_seed(seed, _STEP, now.epoch, now.step, *feed.piece(number)))
-                    with devices.summing(fabric, model, last=number == len(parts) - 1):
-                        loss = F.cross_entropy(
-                            model(feed.training_inputs(batch, fabric.device)), batch.labels.to(fabric.device)
-                        )
-                        weight = count * devices.world / clips  # DDP takes the mean over processes
-                        fabric.backward(loss if weight == 1 else loss * weight)
-                    losses.append(loss.detach())
+                with pausing.step():
+                    for number, count in enumerate(counts):
+                        # Where nothing could be read, a blank at no weight: others wait for this part's gradients.
+                        batch = parts[number] if count else feed.blank
+                        # Dropout draws from the global generator: seeded by place, a step repeats whatever came before.
+                        torch.manual_seed(derive_seed(seed, _STEP, now.epoch, now.step, *feed.piece(number)))
+                        with devices.summing(fabric, model, last=number == len(parts) - 1):
+                            loss = F.cross_entropy(
+                                model(feed.training_inputs(batch, fabric.device)), batch.labels.to(fabric.device)
+                            )
+                            weight = count * devices.world / clips  # DDP takes the mean over processes
+                            fabric.backward(loss if weight == 1 else loss * weight)
+                        losses.append(loss.detach())
                 with devices.together():
                     where = f"epoch {now.epoch + 1}, step {now.step + 1}"
                     values = guard.check(losses, partial(feed.inputs_of, parts, fabric.device), where)
@@ -405,26 +413,26 @@ def train_epoch(
             now.step, now.seconds = now.step + 1, now.seconds + time.perf_counter() - since
             on_step(now.step, feed.batches.steps)
             since = time.perf_counter()
-            pause()
+            pausing.pause()
     if not now.clips:
         raise DataError("not one training clip could be read.")
 
 
 @torch.inference_mode()
 def validate(
-    learner: nn.Module, feed: Feed, fabric: Fabric, devices: Devices, now: Progress, pause: Callable[[], None]
+    learner: nn.Module, feed: Feed, fabric: Fabric, devices: Devices, now: Progress, pausing: Pausing
 ) -> _Validated:
     """Mean cross entropy and balanced accuracy, each clip once, in the precision of training; pauses likewise."""
     learner.eval()
     logits, labels, skipped = [], [], dict[str, Skip]()
-    for batch in devices.rounds(feed.validation):
+    for batch in pausing.each(devices.rounds(feed.validation)):
         if batch is not None:
             skipped.update({skip.name: skip for skip in batch.skipped})
         if batch is not None and len(batch.labels):
-            with fabric.autocast():
+            with pausing.step(), fabric.autocast():
                 logits.append(learner(feed.validation_inputs(batch, fabric.device)).float().cpu())
             labels.append(batch.labels)
-        pause()
+        pausing.pause()
     everyone = devices.gather((logits, labels, skipped))
     all_labels = [part for _, of_one, _ in everyone for part in of_one]
     for _, _, of_one in everyone:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from tillwatch.evaluation.runs import UNFINISHED
 from tillwatch.files import read_csv, remove_parts, write_csv
 from tillwatch.locks import open_held, release, take
 from tillwatch.training.prepare import Job
-from tillwatch.training.state import CHECKPOINTS, find_checkpoints
+from tillwatch.training.state import CHECKPOINTS, Beginning, find_checkpoints
 
 RUN_FILES = (
     "audit.json",
@@ -125,6 +127,28 @@ def go_on(out: Path) -> str:
     return f"go on with: tillwatch train --resume {shlex.quote(str(out))}"
 
 
+def mark_begun(out: Path, begun: Beginning) -> None:
+    """Writes into the mark of a run that is not finished what it was begun with, for as long as it has no checkpoint.
+
+    In place: a new file would not be the locked one.
+    """
+    text = f"{_NOT_FINISHED}; {go_on(out)}\n"
+    if begun.clips:
+        text += json.dumps(asdict(begun)) + "\n"
+    (out / UNFINISHED).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def read_mark(run: Path) -> Beginning:
+    """Returns what the mark of a run that is not finished says that it was begun with; nothing if it is not whole."""
+    try:
+        lines = (run / UNFINISHED).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        record = json.loads(lines[1])
+        clips = {name: (label, group, side) for name, (label, group, side) in record["clips"].items()}
+        return Beginning(settings=dict(record["settings"]), clips=clips)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return Beginning()
+
+
 @contextmanager
 def _locked(out: Path, begin: bool) -> Iterator[None]:
     """Holds the lock on the file that marks a run as unfinished, which is made where a run begins."""
@@ -139,8 +163,7 @@ def _locked(out: Path, begin: bool) -> Iterator[None]:
                 held.callback(release, descriptor)
                 _lock(descriptor, out)
             if begin:
-                # In place: a new file would not be the locked one.
-                path.write_text(f"{_NOT_FINISHED}; {go_on(out)}\n", encoding="utf-8")
+                mark_begun(out, Beginning())
                 _remove_run(out)
             for folder in (out, out / CHECKPOINTS):
                 remove_parts(folder)
