@@ -839,6 +839,14 @@ def test_bad_cache_commands_are_refused(arguments: tuple[str, ...], message: str
     assert message in refused("cache", *arguments).err
 
 
+def test_words_that_are_no_unicode_are_refused(refused: Run, tmp_path: Path, frame_root: Path) -> None:
+    odd = os.fsdecode(bytes(tmp_path) + b"/odd\xff")
+    assert r"odd\xff is not Unicode (UTF-8); rename it" in refused("train", frame_root, "--out", odd, *tiny()).err
+    assert not Path(odd).exists()
+    Path(odd).mkdir()
+    assert r"odd\xff" in refused("predict", frame_root, odd).err
+
+
 def test_a_cache_named_by_the_environment_must_be_a_folder(
     refused: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

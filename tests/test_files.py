@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tillwatch.files import read_csv, replacing, write_csv, write_json, write_text
+from tillwatch.files import read_csv, readable, replacing, shell_word, write_csv, write_json, write_text
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -70,3 +70,15 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "word"), [("a/run", "a/run"), ("my run", "'my run'"), ("-run", "./-run"), ("- run", "'./- run'")]
+)
+def test_a_path_told_is_one_word_of_a_shell_and_no_option(path: str, word: str) -> None:
+    assert shell_word(Path(path)) == word
+
+
+def test_names_that_are_no_unicode_can_be_told() -> None:
+    assert readable("é") == "é"
+    assert readable(os.fsdecode(b"a\xff")) == r"a\xff"

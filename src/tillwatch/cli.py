@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -29,6 +30,7 @@ from tillwatch.config import (
     read_yaml,
 )
 from tillwatch.errors import ConfigError, Interrupted, RunError, TillwatchError, did_you_mean, one_line
+from tillwatch.files import readable
 
 if TYPE_CHECKING:
     from tillwatch.data.store import ClipStore, Entry
@@ -916,9 +918,15 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
     """Runs the command line; errors raised on purpose become one line on standard error and exit code 2."""
     global _is_whole_command
     _is_whole_command = tokens is None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name must not end what tells it
     try:
+        words = list(sys.argv[1:] if tokens is None else tokens)
+        if told := [readable(word) for word in words if readable(word) != word]:
+            raise ConfigError(f"{told[0]} is not Unicode (UTF-8); rename it, or give it by another name.")
         app(
-            sys.argv[1:] if tokens is None else tokens,
+            words,
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -933,6 +941,8 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
         sys.exit(141)
     except MemoryError as error:
         _fail(f"out of memory ({one_line(error)}); try fewer --num-frames or a smaller --batch-size.")
+    except UnicodeEncodeError as error:  # a name found somewhere below
+        _fail(f"a name is not Unicode (UTF-8): {readable(str(error.object)[-100:])}; rename it.")
     except OSError as error:  # a disk that fills up, a folder taken away: the last net
         _fail(f"the file system refused: {one_line(error)}.")
     except Interrupted as stopped:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,17 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def shell_word(path: Path) -> str:
+    """Returns a path as a shell takes it for one word, and a command for no option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def readable(name: str) -> str:
+    r"""Returns a file's name with its bytes that are not UTF-8 as ``\xff``: the same text if there are none."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def sha256_of(path: Path) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -779,3 +780,18 @@ def test_a_search_leaves_the_garbage_collector_as_it_was(tmp_path: Path) -> None
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_names_that_are_no_unicode_are_skipped_and_named(tmp_path: Path, make_frames: MakeFrames) -> None:
+    """They could be written into no table."""
+    for label in ("normal", "theft"):
+        make_frames(tmp_path / label / "fine", 4)
+    shutil.copytree(tmp_path / "theft" / "fine", tmp_path / "theft" / os.fsdecode(b"odd\xff"))
+    (tmp_path / os.fsdecode(b"odd\xff.txt")).touch()
+    catalog = find_clips(tmp_path, num_frames=4)
+    assert names(catalog) == ["normal/fine", "theft/fine"]
+    assert catalog.skipped == (Skip(r"theft/odd\xff", "its name is not Unicode (UTF-8); rename it"),)
+    assert r"odd\xff.txt" in notes(catalog)
+    shutil.copytree(tmp_path / "theft", tmp_path / os.fsdecode(b"other\xff"))
+    with pytest.raises(DataError, match=r"other\\xff: a class name must be Unicode \(UTF-8\); rename it"):
+        find_clips(tmp_path, num_frames=4)

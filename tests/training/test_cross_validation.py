@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,21 @@ def test_a_broken_off_cross_validation_goes_on_and_ends_the_same(
     cross_validate(tiny_run[0], out, config, Folds(folds=4), quiet())
     assert trained == ["1", "2", "3", "3", "4"]
     assert (out / "predictions.csv").read_bytes() == (crossval / "predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_cross_validation_that_is_being_done_is_nobody_elses(
+    overwrite: bool, crossval: Path, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any
+) -> None:
+    config = tiny_config(group_pattern=r"day\d", min_recall=0.75)
+    before = {path: path.read_bytes() for path in crossval.rglob("*") if path.is_file()}
+    wanted = replace(config, overwrite=overwrite)
+    with (
+        cross_validation._alone(tiny_run[0], crossval, config),
+        pytest.raises(RunError, match="is being cross-validated by another process; wait for it"),
+    ):
+        cross_validate(tiny_run[0], crossval, wanted, Folds(folds=4, final=True), quiet())
+    assert {path: path.read_bytes() for path in crossval.rglob("*") if path.is_file()} == before
 
 
 def test_a_signal_inside_a_fold_is_gone_on_from_there(

@@ -266,6 +266,18 @@ def test_a_search_goes_on_as_it_was_begun(
         tune(tiny_run[0], tiny_run[1], config, 9, search, quiet())
 
 
+def test_whatever_its_folder_is_called_a_search_lies_in_it(
+    tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path
+) -> None:
+    """In an address of SQLAlchemy's, what follows a question mark would be options."""
+    for name in ("what?x=1", "what?x=2", "50% # of: it"):
+        found = tune(tiny_run[0], tmp_path / name, tiny_config(epochs=1), 1, ["dropout=0,0.5"], quiet())
+        assert (found.trials, found.best) == (1, 0)
+        assert (tmp_path / name / "study.db").is_file()
+        assert (tmp_path / name / "trials" / "0000" / "metrics.csv").is_file()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 @pytest.mark.parametrize("fault", ["full", "damaged"])
 def test_a_database_that_cannot_be_used_is_told_in_a_line(
     fault: str, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path

@@ -21,7 +21,7 @@ from tillwatch.data.frames import check_frames, is_frame_file, list_frames, natu
 from tillwatch.data.provenance import EXTRACTION_JSON, check_region
 from tillwatch.data.video import is_video_file, probe_video
 from tillwatch.errors import ClipError, ConfigError, DataError, did_you_mean, one_line
-from tillwatch.files import read_csv
+from tillwatch.files import read_csv, readable
 
 CLIPS_CSV = "clips.csv"
 
@@ -371,7 +371,9 @@ def _class_folders(root: Path, search: Search) -> dict[str, Path]:
             continue
         if not entry.is_dir():
             if entry.name not in (CLIPS_CSV, EXTRACTION_JSON):
-                search.other_files.append(entry.name)
+                search.other_files.append(readable(entry.name))
+        elif (told := readable(entry.name)) != entry.name:
+            raise DataError(f"{root / told}: a class name must be Unicode (UTF-8); rename it.")
         elif "," in entry.name or entry.name != entry.name.strip():
             raise DataError(f"{entry}: a class name must not hold a comma or begin or end with a space; rename it.")
         elif _leads_back(entry):
@@ -406,6 +408,9 @@ def _search_class_folder(label: str, folder: Path, search: Search) -> None:
         name = f"{label}/{entry.name}"
         if entry.name.startswith("."):
             continue
+        if (told := readable(entry.name)) != entry.name:
+            search.skipped.append(Skip(f"{label}/{told}", "its name is not Unicode (UTF-8); rename it"))
+            continue
         if entry.name in folders:
             if _leads_back(entry):
                 search.notes.append(f"{name} left out: it is a link that leads back to {folder}.")
@@ -437,7 +442,7 @@ def _consider_folder(name: str, folder: Path, label: str, search: Search) -> Non
         if is_frame_file(Path(entry.name)):
             images = True
         elif not entry.name.startswith("."):
-            search.other_files.append(f"{name}/{entry.name}")
+            search.other_files.append(f"{name}/{readable(entry.name)}")
     if images:
         search.found.append(Found(name, folder, label, is_video=False))
     else:

@@ -27,7 +27,7 @@ from tillwatch.evaluation.numbers import readable, readable_hours
 from tillwatch.evaluation.operating_point import Alarms, false_alarms_per_hour
 from tillwatch.evaluation.paired import Rival
 from tillwatch.evaluation.summary import Summary
-from tillwatch.files import write_text
+from tillwatch.files import shell_word, write_text
 
 REPORT_HTML = "report.html"
 
@@ -433,7 +433,7 @@ def _repeat(found: Evaluated) -> dict[str, Any]:
 
 def commands_of(found: Evaluated) -> list[tuple[str, str]]:
     """Returns what each command does, and the command, quoted for a shell."""
-    place, settings = shlex.quote(str(found.source)), found.settings
+    place, settings = shell_word(found.source), found.settings
     told = found.told
     flags = "" if told.event is None else f" --event {shlex.quote(','.join(told.event))}"
     flags += "" if told.threshold is None else f" --threshold {told.threshold!r}"
@@ -442,15 +442,15 @@ def commands_of(found: Evaluated) -> list[tuple[str, str]]:
     if found.kind == "table":
         return [again]
     if found.kind in ("crossval", "final"):
-        data = shlex.quote(str(settings.get("data", "DATA")))
+        data = shell_word(Path(str(settings.get("data", "DATA"))))
         drawn = settings if found.kind == "crossval" else found.record[CROSS_VALIDATION]
         flags = "".join(f" --{name} {drawn[name]}" for name in ("folds", "repeats", "grouping") if name in drawn)
         flags += " --final" if found.kind == "final" else ""
         note = "The same folds again; other settings than the defaults stand below:"
         return [(note, f"tillwatch crossval {data} --out again{flags}"), again]
     run = found.source.parent.parent if found.kind == "evaluation" else found.source
-    run_name = shlex.quote(str(run))
-    config = shlex.quote(str(run / "config.yaml"))
+    run_name = shell_word(run)
+    config = shell_word(run / "config.yaml")
     return [
         ("Train again, the same on the same machine's CPU:", f"tillwatch train --config {config} --out again"),
         ("Measure again:", f"tillwatch evaluate {run_name}"),

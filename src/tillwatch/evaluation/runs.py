@@ -16,7 +16,7 @@ from tillwatch.errors import DataError, one_line
 from tillwatch.evaluation.intervals import Interval
 from tillwatch.evaluation.plots import forest_plot
 from tillwatch.evaluation.summary import Figure
-from tillwatch.files import read_csv
+from tillwatch.files import read_csv, shell_word
 
 #: Lies in a run folder until the run is finished; locked by the process that trains it.
 UNFINISHED = "unfinished"
@@ -188,7 +188,7 @@ def _read_run(place: Path, folder: Path) -> Run:
     if (place / UNFINISHED).exists():
         epochs = _epochs(place / "metrics.csv")
         done = f"{epochs[0]} epochs are done" if epochs is not None else "no epoch is done"
-        return Run(name=name, trouble=f"not finished, {done}; go on with: tillwatch train --resume {place}")
+        return Run(name=name, trouble=f"not finished, {done}; go on with: tillwatch train --resume {shell_word(place)}")
     try:
         settings = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
         if not isinstance(settings, dict) or not {"data", "arch"} <= set(settings):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import Clip
 from tillwatch.data.splits import fold_splits
-from tillwatch.errors import ConfigError, Interrupted, RunError, one_line
+from tillwatch.errors import ConfigError, Interrupted, RunError, one_line, reason_of
 from tillwatch.evaluation.audit_report import AUDIT_JSON
 from tillwatch.evaluation.calibration import Temperature
 from tillwatch.evaluation.evaluate import normal_hours
@@ -34,6 +36,7 @@ from tillwatch.evaluation.report import REPORT_HTML
 from tillwatch.evaluation.runs import UNFINISHED
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
+from tillwatch.locks import open_held, release, take
 from tillwatch.models.saved import OperatingPoint
 from tillwatch.training.launch import standing
 from tillwatch.training.loop import resume, train
@@ -52,6 +55,7 @@ from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import RunLog
 
 CROSSVAL_YAML = "crossval.yaml"
+LOCK = ".crossval.lock"
 LEAKS = (
     "Folds drawn at random, groups divided: clips of one source are in training and in test. These figures leak; they "
     "show what grouping prevents and are no estimate of anything."
@@ -141,7 +145,47 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
     config = with_hours(config, log)
     job = prepare(data, config, log, split=False)
     splits = _splits(job.catalog.clips, config.seed, folds)
-    whole = _claim(data, out, config, folds, job, splits)
+    with _alone(data, out, config):
+        whole = _claim(data, out, config, folds, job, splits)
+        return _train_folds(data, out, config, folds, job, splits, whole, log)
+
+
+@contextmanager
+def _alone(data: Path, out: Path, config: TrainConfig) -> Iterator[None]:
+    """Keeps other cross-validations out of a folder, which is made if it may be.
+
+    Raises:
+        RunError: if it holds something else, or another process holds it.
+    """
+    if _read_record(out) is None and not (out / LOCK).is_file():
+        check_run_folder(out, False, reads=paths_read(data, config))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = open_held(out / LOCK, os.O_RDONLY | os.O_CREAT)
+    except OSError as error:
+        raise RunError(f"{out} cannot be written ({reason_of(error)}); give another --out.") from None
+    with ExitStack() as held:
+        held.callback(release, descriptor)
+        try:
+            take(descriptor, out / LOCK)
+        except OSError:
+            raise RunError(
+                f"{out} is being cross-validated by another process; wait for it, or give another --out."
+            ) from None
+        yield
+
+
+def _train_folds(
+    data: Path,
+    out: Path,
+    config: TrainConfig,
+    folds: Folds,
+    job: Job,
+    splits: Sequence[Mapping[str, str]],
+    whole: Container[int],
+    log: RunLog,
+) -> OutOfFold:
+    """Trains the folds that are not whole, and collects the scores of all."""
     if folds.grouping == "random":
         log.note(LEAKS)
     for number, sides in enumerate(splits, start=1):
@@ -221,8 +265,6 @@ def _claim(
         for path, sides in zip(files, splits, strict=True):
             refuse_other_clips(out, path, sides, clips, ", or --overwrite")
         return {number for number in range(1, len(splits) + 1) if _mark(out, number).is_file()}
-    if older is None:
-        check_run_folder(out, False, reads=paths_read(data, config))
     try:
         for name in ("folds", "splits", "final"):
             shutil.rmtree(out / name, ignore_errors=True)

@@ -6,7 +6,6 @@ Nothing here imports torch: the process that starts the others does no more than
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from types import FrameType
 from typing import IO
 
 from tillwatch.errors import ConfigError, RunError
+from tillwatch.files import shell_word
 
 #: The process that started this one; it must not be outlived.
 LAUNCHER = "TILLWATCH_LAUNCHER"
@@ -168,7 +168,7 @@ class _Member:
             name = signal.Signals(-code).name
             how = " (by the system, if it ran out of memory)" if name == "SIGKILL" else ""
             can_go_on = (run / "config.yaml").is_file()
-            then = f"; go on with: tillwatch train --resume {shlex.quote(str(run))}" if can_go_on else ""
+            then = f"; go on with: tillwatch train --resume {shell_word(run)}" if can_go_on else ""
             return f"tillwatch: error: process {self.rank} of {world} was ended by {name}{how}{then}"
         said = [line for line in self.tail if line]
         return said[-1] if said else f"tillwatch: error: process {self.rank} of {world} ended with exit code {code}"

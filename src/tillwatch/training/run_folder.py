@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from tillwatch.config import read_yaml
 from tillwatch.data.catalog import CLIPS_CSV, Skip
 from tillwatch.errors import RunError, TillwatchError, one_line, reason_of
 from tillwatch.evaluation.runs import UNFINISHED
-from tillwatch.files import read_csv, remove_parts, write_csv
+from tillwatch.files import read_csv, remove_parts, shell_word, write_csv
 from tillwatch.locks import open_held, release, take
 from tillwatch.training.prepare import Job
 from tillwatch.training.state import CHECKPOINTS, Beginning, find_checkpoints
@@ -124,7 +123,7 @@ def is_finished(run: Path) -> bool:
 
 def go_on(out: Path) -> str:
     """Says how to go on with a run."""
-    return f"go on with: tillwatch train --resume {shlex.quote(str(out))}"
+    return f"go on with: tillwatch train --resume {shell_word(out)}"
 
 
 def mark_begun(out: Path, begun: Beginning) -> None:
@@ -135,13 +134,13 @@ def mark_begun(out: Path, begun: Beginning) -> None:
     text = f"{_NOT_FINISHED}; {go_on(out)}\n"
     if begun.clips:
         text += json.dumps(asdict(begun)) + "\n"
-    (out / UNFINISHED).write_text(text, encoding="utf-8", errors="surrogateescape")
+    (out / UNFINISHED).write_text(text, encoding="utf-8")
 
 
 def read_mark(run: Path) -> Beginning:
     """Returns what the mark of a run that is not finished says that it was begun with; nothing if it is not whole."""
     try:
-        lines = (run / UNFINISHED).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = (run / UNFINISHED).read_text(encoding="utf-8").splitlines()
         record = json.loads(lines[1])
         clips = {name: (label, group, side) for name, (label, group, side) in record["clips"].items()}
         return Beginning(settings=dict(record["settings"]), clips=clips)

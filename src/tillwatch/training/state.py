@@ -82,7 +82,9 @@ class Progress:
     @property
     def place(self) -> str:
         """Where that is, in words."""
-        return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"the end of epoch {self.epoch}"
+        if self.step:
+            return f"epoch {self.epoch + 1}, step {self.step}"
+        return f"the end of epoch {self.epoch}" if self.epoch else "the beginning"
 
     def next_epoch(self) -> None:
         """Goes to the start of the next epoch."""

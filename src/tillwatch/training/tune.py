@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from rich.console import Console
 from tillwatch.config import TrainConfig, to_yaml
 from tillwatch.data.sampler import derive_seed
 from tillwatch.errors import ConfigError, RunError, one_line, reason_of
-from tillwatch.files import write_csv, write_text
+from tillwatch.files import shell_word, write_csv, write_text
 from tillwatch.locks import lock, open_held, release
 from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.training.guard import NonFiniteError
@@ -160,9 +160,9 @@ def _open_study(out: Path, config: TrainConfig, space: Space) -> Any:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{out.resolve() / STUDY_DB}", engine_kwargs={"connect_args": {"timeout": _LOCK_S}}
-    )
+    # Opened by us: in an address, a "?" in the folder's name would begin the options.
+    opened = partial(sqlite3.connect, out.resolve() / STUDY_DB, timeout=_LOCK_S, check_same_thread=False)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{STUDY_DB}", engine_kwargs={"creator": opened})
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=max(2, config.early_epochs + 1))
     study = optuna.create_study(
         storage=storage, study_name="tillwatch", direction="minimize", pruner=pruner, load_if_exists=True
@@ -331,7 +331,7 @@ def _write_best(study: Any, data: Path, out: Path, config: TrainConfig, job: Job
     settings = replace(config, **best.params, split_file=out / SPLIT_CSV)
     write_text(out / BEST_YAML, to_yaml(resolved(settings, job), data.resolve(), out / "best"))
     losses = best.intermediate_values
-    command = f"tillwatch train --config {shlex.quote(str(out / BEST_YAML))} --out {shlex.quote(str(out / 'best'))}"
+    command = f"tillwatch train --config {shell_word(out / BEST_YAML)} --out {shell_word(out / 'best')}"
     return Tuned(
         trials=done,
         pruned=len(pruned),
