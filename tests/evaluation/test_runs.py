@@ -57,6 +57,37 @@ def test_runs_stand_beside_each_other_and_the_rest_is_named(several: Path) -> No
     assert note.startswith("choose by validation loss, not by these figures")
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "comes_back"),
+    [
+        ("evaluation.json", r'"clips": \d+', '"clips": Infinity', False),
+        ("evaluation.json", r'"value": [\d.]+', '"value": 1' + "0" * 400, False),
+        ("metrics.csv", r"(?m)^1,([^,]+),[^,]+", r"1,\1,nan", False),
+        ("metrics.csv", r"(?m)^(1(?:,[^,]+){4}),[^,]+", r"\1,inf", False),
+        ("config.yaml", r"(?m)^lr: .*", "lr: .nan", True),
+        ("config.yaml", r"(?m)^lr: ", "2026-01-01: ", False),
+    ],
+)
+def test_runs_with_odd_figures_are_named_or_told(
+    file: str, old: str, new: str, comes_back: bool, several: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("good", "odd"):
+        shutil.copytree(several / "first", tmp_path / name)
+    path = tmp_path / "odd" / file
+    changed = re.sub(old, new, path.read_text())
+    assert changed != path.read_text()
+    path.write_text(changed)
+    for words in ((), ("--json",), ("--html", str(tmp_path / "page.html"))):
+        with pytest.raises(SystemExit) as exited:
+            cli.main(["runs", str(tmp_path), *words])
+        assert exited.value.code == 0
+        told = capsys.readouterr()
+        assert not told.err
+        if words == ("--json",):
+            found = json.loads(told.out, parse_constant=lambda name: pytest.fail(name))
+            assert [run["run"] for run in found["others"]] == ([] if comes_back else ["odd"])
+
+
 def test_other_test_clips_are_no_comparison(several: Path, tmp_path: Path) -> None:
     shutil.copytree(several / "first", tmp_path / "a")
     shutil.copytree(several / "first", tmp_path / "b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import pickle
@@ -43,7 +44,7 @@ def make_state(seed: int = 0) -> TrainingState:
     learner = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
     state = TrainingState(
-        learner, optimizer, ReduceLROnPlateau(optimizer, patience=0), Precision(), MadeOf(clips=["a", "b"], draws=2)
+        learner, optimizer, ReduceLROnPlateau(optimizer, patience=0), Precision(), MadeOf(clips=["a", "b"], draws=99)
     )
     step(state, seed + 2)
     return state
@@ -86,6 +87,7 @@ def test_a_state_comes_back_bit_for_bit(checkpoints: Checkpoints, tmp_path: Path
     state.scheduler.step(1.0)
     state.scheduler.step(2.0)  # lowers the rate
     state.progress.metrics.append(ROW)
+    state.progress.epoch = 1
     state.progress.skipped["theft/a"] = Skip("theft/a", "torn")
     state.progress.best_loss = 0.1 + 0.2
     step(state)
@@ -250,6 +252,28 @@ def test_forged_with_a_digest_that_fits_it_is_taken_or_refused(written: Path) ->
     assert refused > 30
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [{"epoch": 100}, {"epoch": -1}, {"step": 10**6}, {"step": -1}, {"metrics": []}, {"metrics": [{"train_loss": "x"}]}],
+)
+def test_a_place_that_training_never_comes_to_is_refused(
+    forged: dict[str, Any], checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    state = make_state()
+    state.take_best()
+    state.progress.metrics.append(ROW)
+    state.progress.epoch = 1
+    record = state.record()
+    make_state().restore(copy.deepcopy(record))
+    if forged.get("metrics"):
+        forged = {"metrics": [{**record["progress"]["metrics"][0], **forged["metrics"][0]}]}
+    record["progress"].update(forged)
+    with pytest.raises(RunError, match="of another network"):
+        make_state().restore(record)
+    with pytest.raises(RunError, match="of another network"):
+        make_state().restore({**state.record(), "best": None})
+
+
 def test_another_version_or_another_network_is_refused(checkpoints: Checkpoints, written: Path, tmp_path: Path) -> None:
     torch.save({"format": 99}, tmp_path / "made")
     content = (tmp_path / "made").read_bytes()
@@ -328,7 +352,7 @@ def test_a_signal_waits_where_it_is_deferred_and_raises_elsewhere(
         with pytest.raises(Interrupted) as stopped:
             _go_steps_through(checkpoints, state, signum)
     assert stopped.value.signum == signum
-    assert "finishing the step" in capfd.readouterr().err
+    assert "saving, after the step" in capfd.readouterr().err
     assert read_checkpoint(find_checkpoints(tmp_path / "checkpoints")[0])["progress"]["step"] == 3
     assert signal.getsignal(signum) == before
 

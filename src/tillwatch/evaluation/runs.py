@@ -111,7 +111,7 @@ class Runs:
                     "best_epoch": run.best_epoch,
                     "val_loss": run.val_loss,
                     "seconds": run.seconds,
-                    "settings": {name: run.settings.get(name) for name in self.differ},
+                    "settings": {name: _plain(run.settings.get(name)) for name in self.differ},
                 }
                 for run in self.compared
             ],
@@ -191,7 +191,7 @@ def _read_run(place: Path, folder: Path) -> Run:
         return Run(name=name, trouble=f"not finished, {done}; go on with: tillwatch train --resume {shell_word(place)}")
     try:
         settings = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
-        if not isinstance(settings, dict) or not {"data", "arch"} <= set(settings):
+        if not isinstance(settings, dict) or not {"data", "arch"} <= set(settings) or not _all_text(settings):
             raise ValueError("config.yaml is not a run's")
         record = json.loads((place / "evaluation.json").read_text(encoding="utf-8"))
         figures = {key: _figure(record["summary"]["figures"][key]) for key in _FIGURES}
@@ -199,7 +199,7 @@ def _read_run(place: Path, folder: Path) -> Run:
         rows = read_csv(place / "predictions.csv")
         epochs = _epochs(place / "metrics.csv")
         if figures["accuracy"].value is None or epochs is None:
-            raise ValueError("it has no accuracy or no metrics.csv")
+            raise ValueError("it has no accuracy, or no metrics.csv that can be read")
         return Run(
             name=name,
             finished=True,
@@ -213,7 +213,16 @@ def _read_run(place: Path, folder: Path) -> Run:
             seconds=epochs[3],
             settings=settings,
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         told = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)[:200]
         return Run(name=name, finished=True, trouble=f"cannot be read ({told})")
 
@@ -225,6 +234,8 @@ def _epochs(path: Path) -> tuple[int, int | None, float | None, float] | None:
         losses = {int(row["epoch"]): float(row["val_loss"]) for row in rows if row["val_loss"]}
         best = min(losses, key=lambda epoch: losses[epoch], default=None)
         seconds = sum(float(row["seconds"]) for row in rows)
+        if not all(map(math.isfinite, [seconds, *losses.values()])):
+            return None
         return (len(rows), best, None if best is None else losses[best], seconds) if rows else None
     except (OSError, ValueError, KeyError):
         return None
@@ -232,6 +243,8 @@ def _epochs(path: Path) -> tuple[int, int | None, float | None, float] | None:
 
 def _figure(told: Mapping[str, Any]) -> Figure:
     value, interval = told["value"], told["interval"]
+    if interval is not None and not all(math.isfinite(interval[end]) for end in ("low", "high")):
+        raise ValueError("an interval is not finite")
     return Figure(
         value=None if value is None or not math.isfinite(value) else float(value),
         interval=None if interval is None else Interval(low=float(interval["low"]), high=float(interval["high"])),
@@ -245,6 +258,19 @@ def _figure_json(figure: Figure) -> dict[str, float | None]:
         "low": None if around is None else around.low,
         "high": None if around is None else around.high,
     }
+
+
+def _all_text(settings: Mapping[Any, Any]) -> bool:
+    return all(isinstance(name, str) for name in settings)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a setting as JSON has it, or else as text."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
+    return value
 
 
 def _as_text(value: Any) -> str:

@@ -197,6 +197,7 @@ class TrainingState:
                 raise ValueError("another progress")
             if record["best"] is not None and not _fits(record["best"], learner):
                 raise ValueError("other best weights")
+            self._check_place(record["progress"], record["best"] is not None)
             self.learner.load_state_dict(record["learner"])
             self.optimizer.load_state_dict(record["optimizer"])
             self.scheduler.load_state_dict(record["scheduler"])
@@ -209,6 +210,16 @@ class TrainingState:
             self._check_moments()
         except _FORGED as error:
             raise RunError(f"the checkpoint is of another network ({one_line(error)[:200]}).") from None
+
+    def _check_place(self, progress: Mapping[str, Any], has_best: bool) -> None:
+        """Whether that is a place that training comes to: as many lines of metrics as epochs, the best of them kept."""
+        epoch, step, rows = progress["epoch"], progress["step"], progress["metrics"]
+        optional = ("val_loss", "val_balanced_accuracy", "lr")
+        numbers = [value for row in rows for name, value in row.items() if value is not None or name not in optional]
+        if not (0 <= epoch == len(rows) and 0 <= step <= self.made_of.draws and has_best == (epoch > 0)):
+            raise ValueError("no place in training")
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError("metrics that are no numbers")
 
     def _check_moments(self) -> None:
         for parameter, moments in self.optimizer.state.items():
