@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tillwatch.evaluation.figures import auroc, average_precision, f1, mean_recall, precision, share
@@ -86,6 +87,17 @@ def test_a_faultless_ranking_is_worth_five_times_the_clips_worked_out_by_hand() 
     # The events are worth 20 clips, both kinds 40; Wilson's lower end of a share of 1 is n / (n + t^2).
     assert interval.low == pytest.approx(200 / (200 + 2.201**2), abs=1e-4)
     assert interval.high == 1.0
+
+
+def test_a_few_large_groups_count_as_few_worked_out_by_hand() -> None:
+    sizes = [30] * 3 + [2] * 17
+    groups = [f"g{place}" for place, size in enumerate(sizes) for _ in range(size)]
+    interval = group_interval(lambda w: 1.0, groups)
+    worth = 124**2 / (3 * 30 * (1 + 29 * 0.2) + 17 * 2 * 1.2)
+    t = float(stats.t.ppf(0.975, 124**2 / (3 * 900 + 17 * 4) - 1))  # they tell as much as 5.6 groups of one size
+    assert interval is not None
+    assert t == pytest.approx(2.65, abs=0.01)
+    assert interval.low == pytest.approx(worth / (worth + t**2), abs=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])

@@ -200,6 +200,7 @@ def test_a_table_says_which_rows_it_is_measured_on(
     tmp_path: Path, sides: list[str], measured: int, says: str, never: str
 ) -> None:
     rows = [row | {"split": sides[place // 2 % len(sides)]} for place, row in enumerate(simulated())]
+    rows = [row | {"group": f"{row['group']} {row['split']}"} for row in rows]
     path = write_table(tmp_path / "p.csv", rows)
     found = read_evaluated(path, Told(normal_hours=5))
     told = text_of(render_report(found))
@@ -239,6 +240,27 @@ def test_repeats_give_the_mean_of_their_figures(tmp_path: Path) -> None:
         assert summary.figures[name].value == pytest.approx(np.mean([v for v in values if v is not None]))
     assert summary.at_point.events == 210
     assert summary.figures["accuracy"].interval is not None
+
+
+def test_repeats_are_no_more_clips_in_the_headline(tmp_path: Path) -> None:
+    rows = [{**row, "repeat": repeat} for repeat in (1, 2) for row in simulated(seed=repeat)]
+    found = read_evaluated(write_table(tmp_path / "p.csv", rows))
+    hits = sum(row["p_theft"] >= 0.5 for row in rows if row["label"] == "theft")
+    headline = verdict(found, summary_of(found), rivals(found)).headline
+    assert headline.startswith(f"The model found {hits / 2:.3g} of 70 theft clips, each scored 2 times; ")
+
+
+def test_a_table_that_divides_groups_between_training_and_test_flatters(tmp_path: Path) -> None:
+    rows = simulated()
+    sides = ["train" if place % 3 else "test" for place in range(len(rows))]
+    divided = [row | {"split": side} for row, side in zip(rows, sides, strict=True)]
+    found = read_evaluated(write_table(tmp_path / "p.csv", divided))
+    told = text_of(render_report(found))
+    assert verdict(found, summary_of(found), rivals(found)).tone == "bad"
+    assert "These figures flatter: clips of one source were learnt from and tested." in told
+    assert "held out of training" not in told
+    apart = [row | {"group": f"{row['group']} {row['split']}"} for row in divided]
+    assert "These figures flatter" not in text_of(render_report(read_evaluated(write_table(tmp_path / "p.csv", apart))))
 
 
 def test_the_verdict_says_the_worst_that_is_true(tmp_path: Path) -> None:

@@ -262,6 +262,12 @@ def test_corrected_labels_are_not_taken_for_the_old_ones_and_settings_of_a_newer
     with pytest.raises(RunError, match=r"begun with other labels of 1 \(clips/normal_day0_0\)"):
         cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())
     label()
+    frame = next((data / "clips" / "theft_day1_1").iterdir())
+    before_it = frame.read_bytes()
+    frame.write_bytes(before_it + b"\0")
+    with pytest.raises(RunError, match=r"begun with other footage: 1 \(clips/theft_day1_1\) changed since"):
+        cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())
+    frame.write_bytes(before_it)
     (out / "splits" / "1.csv").unlink()
     with pytest.raises(RunError, match="begun with other clips or groups"):
         cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())

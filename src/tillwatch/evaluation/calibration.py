@@ -92,11 +92,13 @@ def fit_temperature(
         loss, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded", options={"xatol": 1e-7}
     )
     value = math.exp(float(found.x))
-    for bound in (LOWEST, HIGHEST):
+    for bound, meaning in (
+        (LOWEST, "the scores are far less sure than they are right"),
+        (HIGHEST, "the scores are far surer than they are right"),
+    ):
         if loss(math.log(bound)) <= float(found.fun):  # the search ends just inside of its bounds
             return Temperature(
-                value=bound,
-                source=f"fitted on {len(labels)} {on} clips, at its bound of {bound:g}: the scores say little",
+                value=bound, source=f"fitted on {len(labels)} {on} clips, at its bound of {bound:g}: {meaning}"
             )
     return Temperature(value=value, source=f"fitted on {len(labels)} {on} clips")
 

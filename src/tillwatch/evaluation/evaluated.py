@@ -228,7 +228,9 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     # What tells most of new clips: a test, else rows that say nothing, else validation, and training last.
     split = next(side for side in ("test", "", "validation", "train") if (splits == side).any())
     wanted = splits == split
-    exposure = exposure_of(list(splits[wanted]))
+    trained_on = {group for group, side in zip(first.groups, splits, strict=True) if side == "train"}
+    divided = split != "train" and any(group in trained_on for group in np.array(first.groups, dtype=object)[wanted])
+    exposure = exposure_of(list(splits[wanted]), groups_divided=divided)
     notes = list(exposure.notes)
     grouped = {row["path"] for row in rows if row.get("group")}
     alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]

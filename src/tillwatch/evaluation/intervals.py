@@ -2,7 +2,7 @@
 
 Each group is left out once (the jackknife), which says how far the figure moves with its groups. From that comes how
 many independent clips these are worth, and from that number Wilson's interval of a share, with Student's t instead
-of the normal quantile. It stays within [0, 1], and a figure of 1 gets an interval as well. What it covers:
+of the normal quantile, its degrees of freedom fewer where a few groups hold most clips. It stays within [0, 1], and a figure of 1 gets an interval as well. What it covers:
 benchmarks/coverage.py.
 """
 
@@ -73,7 +73,7 @@ def group_interval(
     usual = worth * _RANKING_WORTH if ranking else worth
     inverse = leaning / usual + (1 - leaning) * (variance / spread if spread > 0 else 0.0)
     number = 1 / max(inverse, 1 / (len(groups) ** 2))
-    t = float(stats.t.ppf((1 + level) / 2, known.groups - 1))
+    t = float(stats.t.ppf((1 + level) / 2, known.freedom))
     middle = (p + t * t / (2 * number)) / (1 + t * t / number)
     half = t / (1 + t * t / number) * math.sqrt(spread / number + (t / (2 * number)) ** 2)
     return Interval(low=max(0.0, min(p, middle - half)), high=min(1.0, max(p, middle + half)), level=level)
@@ -94,7 +94,7 @@ def paired_interval(
     known = _jackknife(lambda weights: statistic_a(weights) - statistic_b(weights), groups, kinds)
     if known is None:
         return None
-    t = float(stats.t.ppf((1 + level) / 2, known.groups - 1))
+    t = float(stats.t.ppf((1 + level) / 2, known.freedom))
     half = t * math.sqrt(max(known.variance, known.clips**-2))
     return Interval(low=max(-1.0, known.figure - half), high=min(1.0, known.figure + half), level=level)
 
@@ -140,7 +140,10 @@ class _Jackknife:
     Attributes:
         figure: of all clips.
         variance: over groups.
-        groups, clips: of the kind that has fewest.
+        freedom: degrees, of the kind that has fewest: one less than groups of equal size that would tell as much (Kish,
+            1965), and at least 1. A few large groups say little of how groups differ, however many small ones go with
+            them.
+        clips: of the kind that has fewest.
         all_clips: of all kinds that count.
         worth: independent clips that these are worth at the usual correlation. A mean over kinds, as balanced accuracy
             is, draws on the clips of each; so, near 1, does AUROC (Hanley and McNeil, 1982).
@@ -148,7 +151,7 @@ class _Jackknife:
 
     figure: float
     variance: float
-    groups: int
+    freedom: float
     clips: int
     all_clips: int
     worth: float
@@ -172,7 +175,7 @@ def _jackknife(statistic: Statistic, groups: Sequence[str], kinds: NDArray[np.in
     return _Jackknife(
         figure=figure,
         variance=variance,
-        groups=min(least, number),
+        freedom=max(1.0, min(number, *(some.sum() ** 2 / (some**2).sum() for some in sizes)) - 1),
         clips=min(int(some.sum()) for some in sizes),
         all_clips=sum(int(some.sum()) for some in sizes),
         worth=len(sizes) * float(worth),

@@ -11,7 +11,8 @@ import yaml
 
 from tillwatch.config import RESUME_MAY_CHANGE, TrainConfig, flag, read_yaml, to_yaml
 from tillwatch.data.catalog import Clip, count_and_names
-from tillwatch.errors import ConfigError, RunError, one_line
+from tillwatch.data.fingerprints import content_size
+from tillwatch.errors import ClipError, ConfigError, RunError, one_line
 from tillwatch.files import read_csv, write_csv
 from tillwatch.training.recorded import relabelled
 
@@ -139,10 +140,13 @@ def refuse_other_settings(
 
 
 def write_sides(path: Path, sides: Mapping[str, str], clips: Sequence[Clip]) -> None:
-    """Writes the split that something is begun with: the side and the label of each clip."""
-    label_of = {clip.name: clip.label for clip in clips}
-    rows = [{"path": name, "label": label_of[name], "split": side} for name, side in sorted(sides.items())]
-    write_csv(path, ("path", "label", "split"), rows)
+    """Writes the split that something is begun with: the side, the label and the bytes of each clip."""
+    named = {clip.name: clip for clip in clips}
+    rows = [
+        {"path": name, "label": named[name].label, "split": side, "bytes": _bytes_of(named[name])}
+        for name, side in sorted(sides.items())
+    ]
+    write_csv(path, ("path", "label", "split", "bytes"), rows)
 
 
 def refuse_other_clips(out: Path, path: Path, sides: Mapping[str, str], clips: Sequence[Clip], advice: str) -> None:
@@ -155,7 +159,7 @@ def refuse_other_clips(out: Path, path: Path, sides: Mapping[str, str], clips: S
         advice: what else to do.
 
     Raises:
-        RunError: if labels, clips or groups are others, or the file cannot be read.
+        RunError: if labels, clips, their bytes or groups are others, or the file cannot be read.
     """
     try:
         rows = read_csv(path)
@@ -165,8 +169,22 @@ def refuse_other_clips(out: Path, path: Path, sides: Mapping[str, str], clips: S
     labelled = {row["path"]: row["label"] for row in rows if "label" in row}
     if others := relabelled(clips, labelled):
         raise RunError(f"{out} was begun with other labels of {count_and_names(others)}; give another --out{advice}.")
+    named = {clip.name: clip for clip in clips}
+    sizes = {row["path"]: row["bytes"] for row in rows if row.get("bytes")}
+    if changed := [name for name, size in sizes.items() if name in named and _bytes_of(named[name]) != size]:
+        raise RunError(
+            f"{out} was begun with other footage: {count_and_names(changed)} changed since; give another --out{advice}."
+        )
     if began != dict(sides):
         raise RunError(f"{out} was begun with other clips or groups; give another --out{advice}.")
+
+
+def _bytes_of(clip: Clip) -> str:
+    """Returns how many bytes a clip's files have; nothing if they are gone."""
+    try:
+        return str(content_size(clip))
+    except (OSError, ClipError):
+        return ""
 
 
 def _changes(older: Mapping[str, Any], now: Mapping[str, Any], may_differ: Container[str] = ()) -> str:
