@@ -276,6 +276,7 @@ def test_the_verdict_says_the_worst_that_is_true(tmp_path: Path) -> None:
     assert f"found {hits} of 70 theft clips" in text
     assert "no simple method" in text.lower()
     assert said(simulated(4))[0] == "unsure"
+    assert said(rows, threshold=1.0)[0] == "unsure"
     assert "fall into too few groups for an interval" in said(simulated(4))[1]
     random = np.random.default_rng(0)
     blind = [row | {"p_theft": (p := round(float(random.random()), 3)), "p_normal": 1 - p} for row in rows]

@@ -23,6 +23,7 @@ from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, DataError, Interrupted, RunError
 from tillwatch.evaluation.evaluated import read_evaluated
 from tillwatch.evaluation.findings import summary_of
+from tillwatch.files import write_csv
 from tillwatch.training import cross_validation, loop
 from tillwatch.training.cross_validation import Folds, cross_validate
 from tillwatch.training.guard import StepGuard
@@ -268,9 +269,25 @@ def test_corrected_labels_are_not_taken_for_the_old_ones_and_settings_of_a_newer
     with pytest.raises(RunError, match=r"begun with other footage: 1 \(clips/theft_day1_1\) changed since"):
         cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())
     frame.write_bytes(before_it)
+    shutil.rmtree(out / "folds" / "2")  # as is advised where it is damaged
+    log = quiet()
+    cross_validate(data, out, tiny_config(), Folds(folds=2), log)
+    said = log.console.export_text()
+    assert "fold 1 of 2: done before" in said
+    assert "fold 2 of 2: 12 clips to test" in said
     (out / "splits" / "1.csv").unlink()
     with pytest.raises(RunError, match="begun with other clips or groups"):
         cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())
+
+
+@pytest.mark.parametrize(("share", "epoch"), [(0.0, 1), (0.5, 4), (1.0, 4)])
+def test_the_final_model_takes_as_many_epochs_as_the_folds_at_full_size_did(
+    share: float, epoch: int, tiny_config: Config, tmp_path: Path
+) -> None:
+    losses = (0.1, 0.2, 0.6, 0.5)
+    rows = [{"epoch": number, "val_loss": loss} for number, loss in enumerate(losses, start=1)]
+    write_csv(tmp_path / "metrics.csv", ("epoch", "val_loss"), rows)
+    assert cross_validation._best_epoch(tmp_path, tiny_config(epochs=4, early_share=share)) == epoch
 
 
 def test_random_folds_divide_groups_and_say_that_they_leak(
@@ -283,7 +300,9 @@ def test_random_folds_divide_groups_and_say_that_they_leak(
     assert Counter(row["repeat"] for row in rows) == {"1": 24, "2": 24}
     sides = {(row["group"], row["split"]) for row in rows_of(tmp_path / "cv" / "folds" / "1" / "clips.csv")}
     assert any((group, "train") in sides and (group, "test") in sides for group, _ in sides)
-    assert "leak" in log.console.export_text()
+    said = log.console.export_text()
+    assert "leak" in said
+    assert "what the score can claim" not in said
     assert "leak" in json.loads((tmp_path / "cv" / "evaluation.json").read_text())["notes"][0]
     page = (tmp_path / "cv" / "report.html").read_text()
     assert "These figures flatter" in page

@@ -150,3 +150,12 @@ def test_one_that_fails_is_noted_once_and_ends_nothing(
     said = log.console.export_text()
     assert said.count("note: tensorboard could not be told ([Errno 28] No space left on device)") == 1
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["runs", "what?x=1", "50% what?"])
+def test_a_database_lies_where_it_should_whatever_its_folder_is_called(name: str, tmp_path: Path) -> None:
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    (tmp_path / name).mkdir()
+    with sqlalchemy.create_engine(tracking._sqlite_address(tmp_path / name / "mlflow.db")).connect() as database:
+        database.execute(sqlalchemy.text("CREATE TABLE one (x INTEGER)"))
+    assert (tmp_path / name / "mlflow.db").is_file()

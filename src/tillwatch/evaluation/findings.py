@@ -134,7 +134,7 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
         headline = f"The model found {point.found / found.repeats:.3g} of {events} {event} clips{again}"
     alarms = point.found + point.false_alarms
     headline += f"; {point.false_alarms} of {'all' if again else 'its'} {alarms} alarms were false." if alarms else "."
-    tone = "good" if auroc.interval is not None and not found.exposure.chosen_on else "unsure"
+    tone = "good" if auroc.interval is not None and not found.exposure.chosen_on and point.found else "unsure"
     return _verdict(tone, headline, rest)
 
 

@@ -2,8 +2,8 @@
 
 Each group is left out once (the jackknife), which says how far the figure moves with its groups. From that comes how
 many independent clips these are worth, and from that number Wilson's interval of a share, with Student's t instead
-of the normal quantile, its degrees of freedom fewer where a few groups hold most clips. It stays within [0, 1], and a figure of 1 gets an interval as well. What it covers:
-benchmarks/coverage.py.
+of the normal quantile, its degrees of freedom fewer where a few groups hold most clips. It stays within [0, 1], and a
+figure of 1 gets an interval as well. What it covers: benchmarks/coverage.py.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
     if not config.hold_out or config.split_file is not None:
         raise ConfigError("cross-validation makes its own splits; drop --split-file, --no-hold-out, --recipe original.")
     config = with_hours(config, log)
-    job = prepare(data, config, log, split=False)
+    job = prepare(data, config, log, split=False, divide_groups=folds.grouping == "random")
     splits = _splits(job.catalog.clips, config.seed, folds)
     with _alone(data, out, config):
         whole = _claim(data, out, config, folds, job, splits)
@@ -252,6 +252,12 @@ def _mark(out: Path, number: int) -> Path:
     return out / "splits" / f"{number}.done"
 
 
+def _is_whole(out: Path, number: int) -> bool:
+    """Whether a fold was ended, and is still there: a damaged one is done again once it is removed."""
+    run = out / "folds" / str(number)
+    return _mark(out, number).is_file() and all((run / name).is_file() for name in ("evaluation.json", PREDICTIONS_CSV))
+
+
 def _claim(
     data: Path, out: Path, config: TrainConfig, folds: Folds, job: Job, splits: Sequence[Mapping[str, str]]
 ) -> set[int]:
@@ -264,7 +270,7 @@ def _claim(
         refuse_other_settings(out, older, record, _FREE, ", or --overwrite")
         for path, sides in zip(files, splits, strict=True):
             refuse_other_clips(out, path, sides, clips, ", or --overwrite")
-        return {number for number in range(1, len(splits) + 1) if _mark(out, number).is_file()}
+        return {number for number in range(1, len(splits) + 1) if _is_whole(out, number)}
     try:
         for name in ("folds", "splits", "final"):
             shutil.rmtree(out / name, ignore_errors=True)
@@ -455,4 +461,5 @@ def _best_epoch(run: Path, config: TrainConfig) -> int:
     if config.keep == "last" or not path.is_file():
         return config.epochs
     rows = read_csv(path)
-    return min(range(len(rows)), key=lambda index: float(rows[index]["val_loss"])) + 1
+    full = range(min(config.early_epochs, len(rows) - 1), len(rows))  # losses of another size do not compare
+    return min(full, key=lambda index: float(rows[index]["val_loss"])) + 1

@@ -138,6 +138,9 @@ def prepare(
         catalog, sides = recorded.restore(catalog, data, step, config.max_skipped, log.note)
     else:
         audited = _audit(catalog, event, config, num_frames, store, log)
+        if config.hold_out and not divide_groups:
+            claim = audited.report.claim
+            log.say(f"what the score can claim: {claim.can} What it cannot: {claim.cannot}")
         catalog, audit = audited.catalog, audited.report
         sides = _split(catalog, config, log, divide_groups) if split else {clip.name: "train" for clip in catalog.clips}
     known = architecture(config.arch)
@@ -332,8 +335,6 @@ def _audit(
     kinds = Counter(finding.kind for finding in report.findings)
     found = ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) or "nothing to say"
     log.say(f"audit of {report.clips} clips in {audited.seconds:.1f} s: {found} (audit.json)")
-    if config.hold_out:
-        log.say(f"what the score can claim: {report.claim.can} What it cannot: {report.claim.cannot}")
     return audited
 
 

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from tillwatch.config import TrainConfig
 from tillwatch.errors import ConfigError, Interrupted, one_line
@@ -132,7 +133,7 @@ class MLflow:
 
         for chatty in ("mlflow", "alembic"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or _sqlite_address(run.resolve().parent / "mlflow.db")
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         kept = _kept(run)
         if kept.get("mlflow_uri") == uri:
@@ -249,3 +250,8 @@ def _kept(run: Path) -> dict[str, Any]:
 
 def _keep(run: Path, **values: str) -> None:
     write_json(run / TRACKING_JSON, {**_kept(run), **values})
+
+
+def _sqlite_address(path: Path) -> str:
+    """Returns a database's address for SQLAlchemy; a "?" in a plain one would begin the options."""
+    return f"sqlite:///file:{quote(str(path))}?uri=true" if "?" in str(path) else f"sqlite:///{path}"

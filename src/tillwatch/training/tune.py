@@ -230,7 +230,8 @@ def _try(
         settings = replace(config, **chosen)
         apart = _without_test(on_split(job, settings, heard))
         learn_apart(apart, settings, folder, _Unkept(folder, interrupts), heard)
-        best = min(heard.epochs, key=_loss)
+        full = [epoch for epoch in heard.epochs if epoch.epoch > settings.early_epochs]
+        best = min(full or heard.epochs, key=_loss)  # losses of another size do not compare
         end, again = partial(study.tell, trial, _loss(best)), False
         what = f"validation loss {_loss(best):.4f} in epoch {best.epoch} of {len(heard.epochs)}"
     except optuna.TrialPruned:
