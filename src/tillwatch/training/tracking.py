@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
 
 from tillwatch.config import TrainConfig
 from tillwatch.errors import ConfigError, Interrupted, one_line
@@ -253,5 +252,11 @@ def _keep(run: Path, **values: str) -> None:
 
 
 def _sqlite_address(path: Path) -> str:
-    """Returns a database's address for SQLAlchemy; a "?" in a plain one would begin the options."""
-    return f"sqlite:///file:{quote(str(path))}?uri=true" if "?" in str(path) else f"sqlite:///{path}"
+    """Returns a database's address for SQLAlchemy.
+
+    Raises:
+        ConfigError: if its path has a "?", which would begin the options of an address.
+    """
+    if "?" in str(path):
+        raise ConfigError(f"the address of a database cannot hold the ? of {path}; set MLFLOW_TRACKING_URI")
+    return f"sqlite:///{path}"
