@@ -1,11 +1,13 @@
 """How often the intervals by group hold the true figure: 500 simulated sets of known truth at 10, 20 and 40 groups.
 
     python benchmarks/coverage.py [--seed 1]
+    python benchmarks/coverage.py --dominated
 
 A clip's score is normal: its class's mean, what its group shares and what is its own (intraclass correlation 0.2).
 Groups are of uneven sizes (log-normal, 2 to 40 clips). So the truth is known. Every figure that `evaluate` prints is
 there, and the difference in accuracy to a second, worse model of the same clips. "Too low" and "too high" are shares
-of intervals that lie wholly below or above the truth.
+of intervals that lie wholly below or above the truth. With ``--dominated``, a few groups hold most clips, and a clip is
+right or not by a chance that its group shares (beta-binomial, of the same correlation).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,15 @@ CORRELATION = 0.2
 SHARE_OF_EVENTS = 0.4
 WORSE_BY = 0.5  # the second model's classes lie nearer to each other by this
 GROUPS = (10, 20, 40)
+#: Sizes of groups, a few of which hold most clips, and as many even ones to compare with.
+DOMINATED: dict[str, list[int]] = {
+    "3 of 30, 17 of 2": [30] * 3 + [2] * 17,
+    "1 of 100, 20 of 1": [100] + [1] * 20,
+    "1 of 30, 9 of 5": [30] + [5] * 9,
+    "10 from 2 to 40": [2, 2, 3, 3, 5, 6, 8, 12, 20, 40],
+    "20 from 1 to 40": [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 8, 10, 12, 16, 20, 30, 40],
+    "10 of 6": [6] * 10,
+}
 RANKINGS = ("AUROC", "average precision")
 
 
@@ -114,13 +126,33 @@ def interval_of(name: str, clips: Clips, distance: float) -> Interval | None:
     return group_interval(statistic, clips.groups, kinds=kinds, ranking=name in RANKINGS)
 
 
+def print_dominated(say: Callable[[str], None], num_sets: int, seed: int) -> None:
+    """Prints how often the interval of an accuracy holds it where a few groups hold most clips."""
+    say("| groups | truth | coverage | mean width |\n|---|---|---|---|")
+    for name, sizes in DOMINATED.items():
+        places = np.repeat(np.arange(len(sizes)), sizes)
+        groups = [f"group{place}" for place in places]
+        for truth in (0.75, 0.9):
+            random, spread = np.random.default_rng((seed, len(places), int(100 * truth))), 1 / CORRELATION - 1
+            chances = random.beta(truth * spread, (1 - truth) * spread, (num_sets, len(sizes)))
+            drawn = random.random((num_sets, len(places))) < chances[:, places]
+            given = [group_interval(partial(figures.share, right), groups) for right in drawn]
+            known = [interval for interval in given if interval is not None]
+            held = float(np.mean([interval.low <= truth <= interval.high for interval in known]))
+            say(f"| {name} | {truth} | {held:.3f} | {np.mean([one.high - one.low for one in known]):.3f} |")
+
+
 def main(say: Callable[[str], None] = print) -> None:
     """Prints a table of coverages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--distances", type=float, nargs="+", default=(1.5, 2.5, 3.0))
+    parser.add_argument("--dominated", action="store_true", help="sets in which a few groups hold most clips")
     told = parser.parse_args()
+    if told.dominated:
+        print_dominated(say, told.sets, told.seed)
+        return
     say("| figure | truth | groups | coverage | too low | too high | mean width |\n|---|---|---|---|---|---|---|")
     events = share_of_events()
     for distance in told.distances:

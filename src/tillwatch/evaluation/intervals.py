@@ -29,6 +29,7 @@ Statistic = Callable[[NDArray[np.float64]], float]
 
 _CORRELATION = 0.2  # within groups, where too few mistakes tell it
 _RANKING_WORTH = 5.0  # times a share's clips, near 1: what a group shares moves both sides of a comparison alike
+_EVEN_FOR = 1.5  # times the groups of equal size: sizes up to there cost no coverage (benchmarks/coverage.py)
 _LEFT_OUT_AT_MOST = 200  # more groups are left out several at a time, which costs no coverage and saves hours
 
 
@@ -140,9 +141,8 @@ class _Jackknife:
     Attributes:
         figure: of all clips.
         variance: over groups.
-        freedom: degrees, of the kind that has fewest: one less than groups of equal size that would tell as much (Kish,
-            1965), and at least 1. A few large groups say little of how groups differ, however many small ones go with
-            them.
+        freedom: degrees, of the kind that has fewest: one less than its groups. Where a few large groups hold most
+            clips, one less than half as many again as the groups of equal size that would tell as much (Kish, 1965).
         clips: of the kind that has fewest.
         all_clips: of all kinds that count.
         worth: independent clips that these are worth at the usual correlation. A mean over kinds, as balanced accuracy
@@ -175,7 +175,7 @@ def _jackknife(statistic: Statistic, groups: Sequence[str], kinds: NDArray[np.in
     return _Jackknife(
         figure=figure,
         variance=variance,
-        freedom=max(1.0, min(number, *(some.sum() ** 2 / (some**2).sum() for some in sizes)) - 1),
+        freedom=max(1.0, min(number, least, *(_EVEN_FOR * some.sum() ** 2 / (some**2).sum() for some in sizes)) - 1),
         clips=min(int(some.sum()) for some in sizes),
         all_clips=sum(int(some.sum()) for some in sizes),
         worth=len(sizes) * float(worth),
