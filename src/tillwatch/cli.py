@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -922,6 +923,7 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name must not end what tells it
     try:
+        code = 0
         words = list(sys.argv[1:] if tokens is None else tokens)
         if told := [readable(word) for word in words if readable(word) != word]:
             raise ConfigError(f"{told[0]} is not Unicode (UTF-8); rename it, or give it by another name.")
@@ -947,11 +949,13 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
         _fail(f"the file system refused: {one_line(error)}.")
     except Interrupted as stopped:
         print(f"tillwatch: {one_line(stopped)}", file=sys.stderr)
-        sys.exit(128 + stopped.signum)
+        code = 128 + stopped.signum
     except KeyboardInterrupt:
         print("tillwatch: interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        code = 130
+    # Out here the step that was left is freed, which the interpreter's own end would do too late: it then crashes.
+    gc.collect()
+    sys.exit(code)
 
 
 def _run_by_others(run: Path, settings: TrainConfig) -> int | None:

@@ -30,10 +30,10 @@ def held(watched: Watched, count: int) -> Counter[str]:
 
 
 def test_what_crashes_hangs_or_grows_is_noticed(tmp_path: Path) -> None:
-    found = watch(tasks.faults, tmp_path, count=60, hang_s=1, asleep_s=5.0)
+    found = watch(tasks.faults, tmp_path, count=60, hang_s=3, asleep_s=5.0)
     assert found.failures == {
         1: "crashed (SIGSEGV)",
-        2: "hung for 1 s of a processor's time",
+        2: "hung for 3 s of a processor's time",
         3: "hung for 5 s, waiting",
         4: "raised UserWarning: said to nobody",
     }

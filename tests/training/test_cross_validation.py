@@ -275,6 +275,11 @@ def test_corrected_labels_are_not_taken_for_the_old_ones_and_settings_of_a_newer
     said = log.console.export_text()
     assert "fold 1 of 2: done before" in said
     assert "fold 2 of 2: 12 clips to test" in said
+    table = out / "folds" / "1" / "predictions.csv"
+    for damage in (table.read_text().replace("p_normal", "p_zz"), "x", ""):
+        table.write_text(damage)
+        with pytest.raises(RunError, match=r"folds/1/predictions\.csv is damaged; remove the fold and start again\.$"):
+            cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())
     (out / "splits" / "1.csv").unlink()
     with pytest.raises(RunError, match="begun with other clips or groups"):
         cross_validate(data, out, tiny_config(), Folds(folds=2), quiet())

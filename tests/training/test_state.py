@@ -22,6 +22,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from tillwatch.data.catalog import Skip
 from tillwatch.errors import Interrupted, RunError
+from tillwatch.files import DigestWriter
+from tillwatch.models.architectures import write_tensors
 from tillwatch.training.interrupts import Interrupts
 from tillwatch.training.runlog import EpochMetrics
 from tillwatch.training.state import Checkpoints, MadeOf, TrainingState, find_checkpoints, read_checkpoint
@@ -337,6 +339,25 @@ def test_inside_an_epoch_it_is_written_when_it_is_time(
 
 def send(signum: int) -> None:
     os.kill(os.getpid(), signum)
+
+
+def test_a_signal_while_tensors_are_written_comes_after_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised inside of torch.save, it would come out as whatever that makes of it."""
+    original, left = DigestWriter.write, [3]
+
+    def write(self: DigestWriter, data: Any) -> int:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, data)
+
+    monkeypatch.setattr(DigestWriter, "write", write)
+    before, path = signal.getsignal(signal.SIGTERM), tmp_path / "made.pth"
+    with Interrupts("go on"), path.open("wb") as file, pytest.raises(Interrupted, match=r"^interrupted; go on$"):
+        write_tensors(file, {str(number): torch.ones(1000) for number in range(9)})
+    assert left[0] < 0
+    assert len(torch.load(path, weights_only=True)) == 9
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -297,7 +298,7 @@ def _read_record(out: Path) -> dict[str, Any] | None:
 def _collect(out: Path, config: TrainConfig, folds: Folds, job: Job) -> OutOfFold:
     """Puts the folds' test clips together and writes predictions.csv, baselines.csv and evaluation.json."""
     points = [read_fold_point(out / "folds" / str(number)) for number in range(1, folds.folds * folds.repeats + 1)]
-    rows = _of_folds(out, folds, PREDICTIONS_CSV, points)
+    rows = _of_folds(out, folds, PREDICTIONS_CSV, points, job.spec.classes)
     first, probabilities = repeats_of(rows, out / PREDICTIONS_CSV)
     thresholds = own_thresholds_of(rows, first.names)
     assert thresholds is not None, "every row was given its fold's"
@@ -311,7 +312,7 @@ def _collect(out: Path, config: TrainConfig, folds: Folds, job: Job) -> OutOfFol
         prevalence=config.prevalence,
     )
     events = job.spec.event_indices
-    compared = _of_folds(out, folds, BASELINES_CSV, points)
+    compared = _of_folds(out, folds, BASELINES_CSV, points, job.spec.classes)
     baselines = contenders_of(compared, first, out / BASELINES_CSV)
     # The first repeat alone chooses: it has every clip, and further ones bring no new ones.
     of_clip = {row["path"]: points[int(row["fold"]) - 1].temperature for row in rows if row["repeat"] == "1"}
@@ -348,8 +349,14 @@ def _collect(out: Path, config: TrainConfig, folds: Folds, job: Job) -> OutOfFol
     return found
 
 
-def _of_folds(out: Path, folds: Folds, name: str, points: Sequence[FoldPoint]) -> list[dict[str, str]]:
-    """Reads a table of each fold, its test clips alone; nothing if a fold lacks it."""
+def _of_folds(
+    out: Path, folds: Folds, name: str, points: Sequence[FoldPoint], classes: Sequence[str]
+) -> list[dict[str, str]]:
+    """Reads a table of each fold, its test clips alone; nothing if a fold lacks it.
+
+    Raises:
+        RunError: naming a table that is damaged.
+    """
     rows: list[dict[str, str]] = []
     for number, point in enumerate(points, start=1):
         path = out / "folds" / str(number) / name
@@ -359,7 +366,16 @@ def _of_folds(out: Path, folds: Folds, name: str, points: Sequence[FoldPoint]) -
         own = {"fold": str(fold + 1), "repeat": str(repeat + 1)}
         if name == PREDICTIONS_CSV:
             own["threshold"] = repr(point.threshold)
-        rows += [row | own for row in read_csv(path) if row.get("split", "test") == "test"]
+        try:
+            found = [row | own for row in read_csv(path) if row.get("split", "test") == "test"]
+            scores = [float(row[f"p_{name}"]) for row in found for name in classes]
+            labelled = all(row["path"] and row["label"] in classes for row in found)
+            whole = bool(found) and labelled and all(map(math.isfinite, scores))
+        except (OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise RunError(f"{path} is damaged; remove the fold and start again.")
+        rows += found
     return rows
 
 

@@ -100,7 +100,7 @@ class Devices:
 
     def interrupts(self, go_on: str) -> Interrupts:
         """Returns what takes Ctrl-C and SIGTERM, which may come twice: to the whole group, and handed on."""
-        return Interrupts(go_on, same_within_s=0.0 if self.world == 1 else 1.0)
+        return Interrupts(go_on, same_within_s=1.0)
 
     def summing(self, fabric: Fabric, model: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
         """Sums gradients over processes in the last part of a step alone: the parts before it add up where they are."""

@@ -54,10 +54,17 @@ class Pausing:
     def step(self) -> Iterator[None]:
         """A block that may be left: batch norm's statistics are then what they were, and the state is saved."""
         before = [] if self.interrupts is None else [buffer.clone() for buffer in self.learner.buffers()]
+        # Older than the step's graph, so that what is left of that is taken off autograd's queue before it, and freed:
+        # else this thread holds it to the end, when the interpreter is gone that some of it belongs to.
+        last_in_queue = torch.zeros((), requires_grad=True) * 1 if torch.is_grad_enabled() else None
         self._inside = True
         try:
             yield
-        except Left:
+        except Left as left:
+            left.__traceback__ = None  # it holds the half of a step, with all its activations
+            self._inside = False
+            if last_in_queue is not None:
+                last_in_queue.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 for buffer, value in zip(self.learner.buffers(), before, strict=True):
                     buffer.copy_(value)
@@ -73,6 +80,8 @@ class Pausing:
             return
         ahead = iter(batches)
         while True:
+            if self.interrupts.asked is not None:
+                self.pause()
             try:
                 with self.interrupts.waiting():
                     batch = next(ahead, None)

@@ -134,7 +134,10 @@ def mark_begun(out: Path, begun: Beginning) -> None:
     text = f"{_NOT_FINISHED}; {go_on(out)}\n"
     if begun.clips:
         text += json.dumps(asdict(begun)) + "\n"
-    (out / UNFINISHED).write_text(text, encoding="utf-8")
+    with (out / UNFINISHED).open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_mark(run: Path) -> Beginning:
