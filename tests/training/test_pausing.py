@@ -1,0 +1,47 @@
+"""A step that is left: nothing of it stays behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+LEFT = """
+import signal, torch
+from tillwatch.errors import Interrupted
+from tillwatch.models.backbones import build_model
+from tillwatch.models.recompute import recompute_activations
+from tillwatch.training import interrupts
+from tillwatch.training.pausing import Pausing
+
+interrupts._LONG_S = 0.0
+network = build_model("r2plus1d_18", 2, weights=None)
+recompute_activations(network)
+
+def pause():
+    raise taken.stop(taken.asked, "as it should be")
+
+def train():
+    pausing = Pausing(network, pause, taken)
+    weight = network.layer3[1].conv2[0][0].weight
+    weight.register_post_accumulate_grad_hook(lambda _: signal.raise_signal(signal.SIGTERM))
+    with pausing.watching(), pausing.step():
+        network(torch.randn(2, 3, 4, 32, 32)).square().sum().backward()
+
+taken = interrupts.Interrupts("")
+try:
+    with taken, taken.deferred():
+        train()
+except Interrupted as stopped:
+    print(stopped)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself such a signal there")
+def test_a_step_left_on_the_way_back_does_not_crash_the_interpreter_at_its_end() -> None:
+    """Activations that are computed again belong to the interpreter, and autograd's queue outlives it."""
+    ended = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, (ended.returncode, -signal.SIGSEGV, ended.stderr)
+    assert ended.stdout.startswith("interrupted as it should be")
