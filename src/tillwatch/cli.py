@@ -953,8 +953,9 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         print("tillwatch: interrupted", file=sys.stderr)
         code = 130
-    # Out here the step that was left is freed, which the interpreter's own end would do too late: it then crashes.
-    gc.collect()
+    if code:
+        # Frees the step that was left, out here where no error holds it: the interpreter's end would be too late.
+        gc.collect()
     sys.exit(code)
 
 

@@ -126,7 +126,8 @@ def _still_copies(
                 if departs < _SAME_DEPARTURE:
                     continue
                 frames = prints[a].frames[:, :, :: -1 if mirrored else 1]
-                change = _compare(_motion(frames, prints[a].times), motions[b], 0.0).likeness
+                first = _motion(frames, prints[a].times) if mirrored else motions[a]
+                change = _compare(first, motions[b], 0.0).likeness
                 lit = _in_same_light(frames[:length], prints[b].frames[:length])
                 ours, theirs = (_pictures(pictures.mean(0)[None])[0] for pictures in lit)
                 likeness, alike = (departs + change) / 2, float(ours @ theirs)

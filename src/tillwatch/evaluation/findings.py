@@ -128,12 +128,10 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
             f"{_PLAIN.get(best.name, best.name)}.",
             rest,
         )
-    again = f", each scored {found.repeats} times" if found.repeats > 1 else ""
-    headline = f"The model found {point.found} of {point.events} {event} clips"
-    if again:
-        headline = f"The model found {point.found / found.repeats:.3g} of {events} {event} clips{again}"
+    again, whose = (f", each scored {found.repeats} times", "all") if found.repeats > 1 else ("", "its")
+    headline = f"The model found {round(point.found / found.repeats, 1):g} of {events} {event} clips{again}"
     alarms = point.found + point.false_alarms
-    headline += f"; {point.false_alarms} of {'all' if again else 'its'} {alarms} alarms were false." if alarms else "."
+    headline += f"; {point.false_alarms} of {whose} {alarms} alarms were false." if alarms else "."
     tone = "good" if auroc.interval is not None and not found.exposure.chosen_on and point.found else "unsure"
     return _verdict(tone, headline, rest)
 

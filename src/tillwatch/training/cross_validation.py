@@ -51,7 +51,7 @@ from tillwatch.training.out_of_fold import (
     read_fold_point,
 )
 from tillwatch.training.prepare import Job, paths_read, prepare, resolved, with_hours
-from tillwatch.training.resume import refuse_other_clips, refuse_other_settings, settings_record, write_sides
+from tillwatch.training.resume import bytes_of, refuse_other_clips, refuse_other_settings, settings_record, write_sides
 from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import RunLog
 
@@ -266,11 +266,11 @@ def _claim(
     record = settings_record(resolved(config, job), data, out)
     record |= {"folds": folds.folds, "repeats": folds.repeats, "grouping": folds.grouping}
     clips, files = job.catalog.clips, [out / "splits" / f"{number}.csv" for number in range(1, len(splits) + 1)]
-    older = _read_record(out)
+    older, sizes = _read_record(out), bytes_of(clips)
     if older is not None and not config.overwrite:
         refuse_other_settings(out, older, record, _FREE, ", or --overwrite")
         for path, sides in zip(files, splits, strict=True):
-            refuse_other_clips(out, path, sides, clips, ", or --overwrite")
+            refuse_other_clips(out, path, sides, clips, sizes, ", or --overwrite")
         return {number for number in range(1, len(splits) + 1) if _is_whole(out, number)}
     try:
         for name in ("folds", "splits", "final"):
@@ -280,7 +280,7 @@ def _claim(
         (out / "splits").mkdir(parents=True)
         (out / "folds").mkdir()
         for path, sides in zip(files, splits, strict=True):
-            write_sides(path, sides, clips)
+            write_sides(path, sides, clips, sizes)
         write_text(out / CROSSVAL_YAML, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}); give another --out.") from None

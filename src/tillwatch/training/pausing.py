@@ -25,20 +25,22 @@ class Pausing:
         learner: what takes steps.
         pause: saves the state where that is due; raises after a signal.
         interrupts: signals that steps and waiting are left for; None if they are not, as where several processes take
-            steps together, or where the learner is compiled and nothing is called between its layers.
+            steps together, or where the learner is compiled and nothing is called between its layers. On a GPU steps
+            are short, and are not watched.
     """
 
     def __init__(self, learner: nn.Module, pause: Callable[[], None], interrupts: Interrupts | None = None) -> None:
         self.learner = learner
         self.pause = pause
         self.interrupts = interrupts
+        self._leaves = interrupts is not None and all(one.device.type == "cpu" for one in learner.parameters())
         self._inside = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Looks, while the block lasts, wherever a layer begins and a gradient is done, if a step is to be left."""
         handles: list[Any] = []
-        if self.interrupts is not None:
+        if self._leaves:
             innermost = [layer for layer in self.learner.modules() if not any(layer.children())]
             learning = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
             handles += [layer.register_forward_pre_hook(self._look) for layer in innermost]
@@ -53,7 +55,10 @@ class Pausing:
     @contextmanager
     def step(self) -> Iterator[None]:
         """A block that may be left: batch norm's statistics are then what they were, and the state is saved."""
-        before = [] if self.interrupts is None else [buffer.clone() for buffer in self.learner.buffers()]
+        if not self._leaves:
+            yield
+            return
+        before = [buffer.clone() for buffer in self.learner.buffers()]
         # Older than the step's graph, so that what is left of that is taken off autograd's queue before it, and freed:
         # else this thread holds it to the end, when the interpreter is gone that some of it belongs to.
         last_in_queue = torch.zeros((), requires_grad=True) * 1 if torch.is_grad_enabled() else None

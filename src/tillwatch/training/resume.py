@@ -139,23 +139,31 @@ def refuse_other_settings(
         raise RunError(f"{out} was begun with other settings: {told}. Give another --out{advice}.")
 
 
-def write_sides(path: Path, sides: Mapping[str, str], clips: Sequence[Clip]) -> None:
-    """Writes the split that something is begun with: the side, the label and the bytes of each clip."""
-    named = {clip.name: clip for clip in clips}
+def bytes_of(clips: Sequence[Clip]) -> dict[str, str]:
+    """Returns how many bytes each clip's files have, by name; nothing for those that are gone."""
+    return {clip.name: _bytes_of(clip) for clip in clips}
+
+
+def write_sides(path: Path, sides: Mapping[str, str], clips: Sequence[Clip], sizes: Mapping[str, str]) -> None:
+    """Writes the split that something is begun with: the side, the label and the bytes (:func:`bytes_of`) of clips."""
+    label_of = {clip.name: clip.label for clip in clips}
     rows = [
-        {"path": name, "label": named[name].label, "split": side, "bytes": _bytes_of(named[name])}
+        {"path": name, "label": label_of[name], "split": side, "bytes": sizes[name]}
         for name, side in sorted(sides.items())
     ]
     write_csv(path, ("path", "label", "split", "bytes"), rows)
 
 
-def refuse_other_clips(out: Path, path: Path, sides: Mapping[str, str], clips: Sequence[Clip], advice: str) -> None:
+def refuse_other_clips(
+    out: Path, path: Path, sides: Mapping[str, str], clips: Sequence[Clip], sizes: Mapping[str, str], advice: str
+) -> None:
     """Holds clips against those that something was begun with, as :func:`write_sides` wrote them.
 
     Args:
         out: its folder.
         path: of the split.
         sides, clips: as they are now.
+        sizes: of them, as :func:`bytes_of` has them.
         advice: what else to do.
 
     Raises:
@@ -169,9 +177,8 @@ def refuse_other_clips(out: Path, path: Path, sides: Mapping[str, str], clips: S
     labelled = {row["path"]: row["label"] for row in rows if "label" in row}
     if others := relabelled(clips, labelled):
         raise RunError(f"{out} was begun with other labels of {count_and_names(others)}; give another --out{advice}.")
-    named = {clip.name: clip for clip in clips}
-    sizes = {row["path"]: row["bytes"] for row in rows if row.get("bytes")}
-    if changed := [name for name, size in sizes.items() if name in named and _bytes_of(named[name]) != size]:
+    older = {row["path"]: row["bytes"] for row in rows if row.get("bytes")}
+    if changed := [name for name, size in older.items() if sizes.get(name, size) != size]:
         raise RunError(
             f"{out} was begun with other footage: {count_and_names(changed)} changed since; give another --out{advice}."
         )
@@ -180,7 +187,6 @@ def refuse_other_clips(out: Path, path: Path, sides: Mapping[str, str], clips: S
 
 
 def _bytes_of(clip: Clip) -> str:
-    """Returns how many bytes a clip's files have; nothing if they are gone."""
     try:
         return str(content_size(clip))
     except (OSError, ClipError):

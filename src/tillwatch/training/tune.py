@@ -27,7 +27,7 @@ from tillwatch.training.guard import NonFiniteError
 from tillwatch.training.interrupts import Interrupts
 from tillwatch.training.loop import learn_apart
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved
-from tillwatch.training.resume import refuse_other_clips, refuse_other_settings, settings_record, write_sides
+from tillwatch.training.resume import bytes_of, refuse_other_clips, refuse_other_settings, settings_record, write_sides
 from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import EpochMetrics, RunLog
 from tillwatch.training.search_space import Space, as_given, parse_space, suggest
@@ -145,7 +145,7 @@ def _claim(data: Path, out: Path, config: TrainConfig, space: Space, job: Job) -
     record = settings_record(resolved(config, job), data, out)
     record["search"] = {name: str(values) for name, values in space.items()}
     if not (out / TUNE_YAML).is_file():
-        write_sides(out / SPLIT_CSV, job.sides, job.catalog.clips)
+        write_sides(out / SPLIT_CSV, job.sides, job.catalog.clips, bytes_of(job.catalog.clips))
         write_text(out / TUNE_YAML, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
         return
     try:
@@ -153,7 +153,8 @@ def _claim(data: Path, out: Path, config: TrainConfig, space: Space, job: Job) -
         refuse_other_settings(out, older, record, _FREE, "")
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise RunError(f"{out / TUNE_YAML} is damaged ({one_line(error)[:200]}); give another --out.") from None
-    refuse_other_clips(out, out / SPLIT_CSV, job.sides, job.catalog.clips, "")
+    clips = job.catalog.clips
+    refuse_other_clips(out, out / SPLIT_CSV, job.sides, clips, bytes_of(clips), "")
 
 
 def _open_study(out: Path, config: TrainConfig, space: Space) -> Any:
