@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +27,7 @@ from tillwatch.errors import ConfigError, RunError
 from tillwatch.files import sha256_of
 from tillwatch.training.cross_validation import Folds, cross_validate
 from tillwatch.training.devices import Devices
-from tillwatch.training.launch import launch, standing
+from tillwatch.training.launch import free_port, launch, standing
 from tillwatch.training.loop import resume, train
 from tillwatch.training.resume import read_begun
 from tillwatch.training.state import find_checkpoints
@@ -332,11 +334,29 @@ def child_of_rank(launcher: int, rank: int) -> int:
     return next(int(pid) for pid in children if wanted in Path(f"/proc/{pid}/environ").read_text().split("\0"))
 
 
+def test_the_meeting_point_is_a_free_port_that_no_connection_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[range] = []
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        taken, free = held.getsockname()[1], free_port()
+        assert 1024 < free < 32768
+
+        def sample(_self: random.Random, ports: range, _count: int) -> list[int]:
+            asked.append(ports)
+            return [taken, free] if len(asked) == 1 else [taken]
+
+        monkeypatch.setattr(random.SystemRandom, "sample", sample)
+        assert free_port() == free
+        with pytest.raises(RunError, match="no free port between 20000 and 32000"):
+            free_port()
+    assert max(asked[0]) < 32768
+
+
 @pytest.mark.slow
 def test_two_machines_by_torchrun(
     trained: Path, tiny_run: tuple[Path, Path], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    run, port = tmp_path / "run", together.free_port()
+    run, port = tmp_path / "run", free_port()
     nodes = []
     for node in (0, 1):
         where = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,16 +26,11 @@ from tillwatch.training import loop, peers
 from tillwatch.training.devices import Devices, joined
 from tillwatch.training.feed import Feed
 from tillwatch.training.guard import NonFiniteError, StepGuard
+from tillwatch.training.launch import free_port
 from tillwatch.training.pausing import Pausing
 from tillwatch.training.probe import FeatureBatch, FeatureDataset
 from tillwatch.training.runlog import RunLog
 from tillwatch.training.state import Progress
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def start_together(world: int, action: Callable[..., None], *arguments: Any, nodes: int = 1) -> list[BaseProcess]:

@@ -6,6 +6,7 @@ Nothing here imports torch: the process that starts the others does no more than
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -131,10 +133,23 @@ def _meeting_point(nodes: int) -> dict[str, str]:
         if not (node.isdecimal() and int(node) < nodes):
             raise ConfigError(f"NODE_RANK is {node!r}; with --num-nodes {nodes} it must be from 0 to {nodes - 1}.")
         return {}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+
+
+def free_port() -> int:
+    """Returns a port of this machine where nobody listens, to meet at.
+
+    It is below those that systems hand out to whoever connects (RFC 6335 calls them dynamic; Linux begins at 32768):
+    one of those may be taken between here and the first process's call for it.
+
+    Raises:
+        RunError: if none of a hundred is free.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise RunError("no free port between 20000 and 32000 for the processes to meet at; end what holds them.")
 
 
 class _Member:
