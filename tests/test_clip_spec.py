@@ -17,6 +17,7 @@ from tillwatch.clip_spec import (
     Roi,
     choose_event,
     draft_for,
+    event_scores,
     frame_indices,
     seconds_of,
 )
@@ -326,6 +327,15 @@ def test_spec_survives_json(spec: ClipSpec) -> None:
 def test_event_indices_follow_the_order_of_the_outputs() -> None:
     assert full_spec().event_indices == (1, 2)
     assert bare_spec().event_indices == (1,)
+
+
+def test_event_scores_are_sums_without_the_noise_of_their_last_digit() -> None:
+    scores = np.array([[[0.7, 0.1, 0.2], [0.6, 0.2, 0.2]], [[0.1, 0.2, 0.7], [0.0, 0.0, 1.0]]])
+    assert event_scores(scores, (0, 1)).tolist() == [[0.8, 0.8], [0.3, 0.0]]
+    assert event_scores(scores, (1,)).tolist() == scores[..., 1].tolist()
+    small = np.array([[1e-20, 1e-20], [1e-20, 1.1e-20], [1e-320, 0.0]])  # still told apart
+    assert (np.diff(event_scores(small, (0, 1))) != 0).all()
+    assert event_scores(small, (0, 1)) == pytest.approx([2e-20, 2.1e-20, 0], rel=1e-13)
 
 
 @pytest.mark.parametrize("key", sorted(full_spec().to_json()))

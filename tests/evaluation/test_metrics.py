@@ -7,6 +7,7 @@ import pytest
 
 from tillwatch.errors import DataError
 from tillwatch.evaluation.metrics import balanced_accuracy, compute_metrics
+from tillwatch.evaluation.summary import summarize
 
 CLASSES = ("theft", "normal")
 LABELS = np.array([0, 0, 0, 1, 1, 1, 1, 1])
@@ -65,3 +66,12 @@ def test_scores_that_are_not_finite_are_refused_with_their_number() -> None:
 def test_no_clip_is_refused() -> None:
     with pytest.raises(DataError, match="no clip to evaluate"):
         compute_metrics(LABELS[:0], SCORES[:0], CLASSES, [0])
+
+
+def test_sums_that_are_equal_on_paper_tie_and_reach_their_threshold() -> None:
+    labels = np.array([0] * 5 + [2] * 5)
+    scores = np.array([[0.6, 0.2, 0.2]] * 5 + [[0.7, 0.1, 0.2]] * 5)
+    assert compute_metrics(labels, scores, ("fight", "theft", "no"), [0, 1]).event_auroc == 0.5
+    summary = summarize(labels, scores, list("abcdefghij"), [0, 1], 0.8)
+    assert summary.figures["event_auroc"].value == 0.5
+    assert (summary.at_point.recall, summary.at_point.precision) == (1.0, 0.5)

@@ -13,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tillwatch.clip_spec import Roi
+import numpy as np
+
+from tillwatch.clip_spec import Roi, event_scores
 from tillwatch.data.catalog import count_and_names
 from tillwatch.detection.incidents import Incident, Rule, Scored, incidents_of_regions
 from tillwatch.detection.scoring import Alarm, IncidentScore, TrueEvent, score_incidents
@@ -365,7 +367,7 @@ def scored(score: WindowScore, classes: Sequence[str], event: Sequence[str]) -> 
     return Scored(
         start_s=score.start_s,
         end_s=score.end_s,
-        score=sum(of_event.values()),
+        score=float(event_scores(np.array(score.probabilities), [classes.index(name) for name in event])),
         label=max(of_event, key=lambda name: of_event[name]),
     )
 

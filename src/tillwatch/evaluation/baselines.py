@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tillwatch.clip_spec import event_scores
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.models.motion import MotionNetwork, fit_trees
 
@@ -119,7 +120,7 @@ def scene_note(baselines: Sequence[Baseline], labels: NDArray[np.int64], event_i
         auroc = baseline.metrics.event_auroc
         if baseline.name == "single frame" and auroc is not None and auroc >= 0.7:
             is_event = np.isin(labels, list(event_indices))
-            scores = baseline.probabilities[:, list(event_indices)].sum(1)
+            scores = event_scores(baseline.probabilities, event_indices)
             # Few clips reach 0.7 by luck.
             if mannwhitneyu(scores[is_event], scores[~is_event], alternative="greater").pvalue < 0.05:
                 return SCENE_NOTE.format(auroc=auroc)

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from tillwatch.clip_spec import choose_event
+from tillwatch.clip_spec import choose_event, event_scores
 from tillwatch.data.catalog import count_and_names
 from tillwatch.data.recordings import camera_of
 from tillwatch.data.splits import SIDES
@@ -130,8 +130,7 @@ class Evaluated:
     @property
     def event_scores(self) -> NDArray[np.float64]:
         """Event probabilities, float64 ``(R, N)``."""
-        scores: NDArray[np.float64] = self.probabilities[..., list(self.event_indices)].sum(-1)
-        return scores
+        return event_scores(self.probabilities, self.event_indices)
 
     @property
     def thresholds(self) -> NDArray[np.float64]:
@@ -244,7 +243,7 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     elif split in ("validation", "train"):
         notes.append(f"All {len(splits)} rows are {_ROWS[split].removeprefix('of ')}: no row is of a test.")
     is_event = np.isin(first.labels, [first.classes.index(name) for name in event])
-    scores = probabilities[..., [first.classes.index(name) for name in event]].sum(-1)
+    scores = event_scores(probabilities, [first.classes.index(name) for name in event])
     threshold, source = 0.5, "default, not chosen on data"
     if told.threshold is not None:
         threshold, source = told.threshold, "given with --threshold"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, classification_report, confusion_matrix, roc_auc_score
 
+from tillwatch.clip_spec import event_scores
 from tillwatch.errors import DataError
 
 
@@ -65,7 +66,7 @@ def compute_metrics(
     report: dict[str, Any] = {"labels": indices, "target_names": list(classes), "zero_division": 0}
     confusion = confusion_matrix(labels, predicted, labels=indices)
     is_event = np.isin(labels, list(event_indices))
-    event_scores = probabilities[:, list(event_indices)].sum(1)
+    scores = event_scores(probabilities, event_indices)
     both = bool(is_event.any() and not is_event.all())
     return Metrics(
         report=classification_report(labels, predicted, output_dict=True, **report),
@@ -73,8 +74,8 @@ def compute_metrics(
         confusion=confusion,
         accuracy=float((predicted == labels).mean()),
         balanced_accuracy=balanced_accuracy(confusion),
-        event_auroc=float(roc_auc_score(is_event, event_scores)) if both else None,
-        event_average_precision=float(average_precision_score(is_event, event_scores)) if both else None,
+        event_auroc=float(roc_auc_score(is_event, scores)) if both else None,
+        event_average_precision=float(average_precision_score(is_event, scores)) if both else None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tillwatch.clip_spec import event_scores
 from tillwatch.data.splits import n_groups
 from tillwatch.evaluation import figures
 from tillwatch.evaluation.calibration import Calibration, calibration
@@ -193,7 +194,7 @@ def summarize(
     several = probabilities.reshape(-1, *probabilities.shape[-2:])
     repeats = len(several)
     is_event = np.isin(labels, list(event_indices))
-    scores: NDArray[np.float64] = several[..., list(event_indices)].sum(-1)
+    scores = event_scores(several, event_indices)
     thresholds = np.broadcast_to(np.asarray(threshold, dtype=np.float64), scores.shape)
     events, others = int(is_event.sum()), int((~is_event).sum())
     point = _at_point(scores, is_event, thresholds, footage.normal_hours)
@@ -277,7 +278,7 @@ def _statistics(
     thresholds: NDArray[np.float64],
 ) -> dict[str, Weighed]:
     predicted, is_event = probabilities.argmax(1), np.isin(labels, list(event_indices))
-    scores = probabilities[:, list(event_indices)].sum(1)
+    scores = event_scores(probabilities, event_indices)
     alarm, both = scores >= thresholds, is_event.astype(np.int64)
     return {
         "accuracy": Weighed(lambda w: figures.share(labels == predicted, w)),

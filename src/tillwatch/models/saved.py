@@ -23,6 +23,7 @@ from tillwatch.clip_spec import (
     Preprocessing,
     choose_event,
     draft_for,
+    event_scores,
     frame_indices,
     shortened,
 )
@@ -175,8 +176,7 @@ class Classifier:
 
     def event_probability(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the sum of the event classes' probabilities: ``(N, num_classes)`` to ``(N,)``."""
-        total: NDArray[np.float64] = scores[:, list(self.spec.event_indices)].sum(1)
-        return total
+        return event_scores(scores, self.spec.event_indices)
 
     def _frames_of_array(self, array: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str | None]:
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tillwatch.clip_spec import event_scores
 from tillwatch.config import TrainConfig
 from tillwatch.errors import DataError, one_line
 from tillwatch.evaluation.calibration import apply_temperature, fit_temperature, logs
@@ -43,7 +44,7 @@ def calibrate(classifier: Classifier, job: Job, config: TrainConfig, log: RunLog
     events = job.spec.event_indices
     try:
         choice = choose_threshold(
-            apply_temperature(scores.probabilities, temperature.value)[:, list(events)].sum(1),
+            event_scores(apply_temperature(scores.probabilities, temperature.value), events),
             np.isin(scores.labels, list(events)),
             max_false_alarms_per_hour=config.max_false_alarms_per_hour,
             min_recall=config.min_recall,

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from tillwatch.clip_spec import event_scores
 from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import Clip
 from tillwatch.data.splits import fold_splits
@@ -319,7 +320,7 @@ def _collect(out: Path, config: TrainConfig, folds: Folds, job: Job) -> OutOfFol
     temperatures = np.array([of_clip[name] for name in first.names])
     temperature, final_point = calibrate_final(probabilities[0], temperatures, first.labels, events, hours, config)
     is_event = np.isin(first.labels, list(events))
-    point = choose_point(probabilities[0][:, list(events)].sum(1), is_event, hours, config)
+    point = choose_point(event_scores(probabilities[0], events), is_event, hours, config)
     leaks = folds.grouping == "random"
     found = OutOfFold(
         rows=rows,

@@ -12,6 +12,7 @@ import yaml
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from tillwatch.clip_spec import event_scores
 from tillwatch.config import TrainConfig
 from tillwatch.errors import DataError, RunError, one_line
 from tillwatch.evaluation.calibration import Temperature, apply_temperature, fit_temperature, logs
@@ -163,9 +164,8 @@ def calibrate_final(
     """
     raw = uncalibrated(probabilities, temperatures)
     temperature = fit_temperature(logs(raw), labels, on="out-of-fold")
-    events = list(event_indices)
-    scores = apply_temperature(raw, temperature.value)[:, events].sum(1)
-    return temperature, choose_point(scores, np.isin(labels, events), hours, config)
+    scores = event_scores(apply_temperature(raw, temperature.value), event_indices)
+    return temperature, choose_point(scores, np.isin(labels, list(event_indices)), hours, config)
 
 
 def leaking(point: OperatingPoint) -> OperatingPoint:
