@@ -65,6 +65,43 @@ def test_the_band_at_the_operating_point_is_the_interval_of_the_headline() -> No
         assert all(place.interval.low <= place.y <= place.interval.high for place in curve.band)
 
 
+def test_repeats_of_the_same_scores_leave_curves_and_bands_as_they_are() -> None:
+    random = np.random.default_rng(2)
+    groups = [f"g{place // 10}" for place in range(200)]
+    event = np.arange(200) % 2 == 0
+    scores = 1 / (1 + np.exp(-random.normal(event * 2 - 1, 1)))
+    for curve in (roc_curve, pr_curve):
+        once, thrice = curve(event, scores, groups), curve(event, np.stack([scores] * 3), groups)
+        assert once is not None
+        assert thrice is not None
+        assert (once.x == thrice.x).all()
+        assert once.y == pytest.approx(thrice.y)
+        assert len(once.band) == len(thrice.band)
+        for one, other in zip(once.band, thrice.band, strict=True):
+            assert (one.x, one.y) == pytest.approx((other.x, other.y))
+            assert (one.interval.low, one.interval.high) == pytest.approx((other.interval.low, other.interval.high))
+    # Of different repeats, what is drawn is what all of them find.
+    both = np.stack([scores, np.roll(scores, 2)])
+    mixed = roc_curve(event, both, groups)
+    assert mixed is not None
+    assert [(place.x, place.y) for place in mixed.band if place.x < 1] == [
+        (pytest.approx((both[:, ~event] >= t).mean()), pytest.approx((both[:, event] >= t).mean()))
+        for t in np.unique(np.quantile(both, np.linspace(0, 1, PLACES), method="nearest"))[::-1]
+        if (both[:, ~event] >= t).mean() < 1
+    ]
+
+
+def test_precision_has_no_band_where_the_other_clips_fall_into_too_few_groups() -> None:
+    event = np.arange(120) < 60
+    groups = [f"e{place // 3}" for place in range(60)] + [f"o{place // 20}" for place in range(60)]
+    scores = np.where(event, 0.6, 0.3) + np.random.default_rng(3).random(120) * 0.4
+    roc, pr = roc_curve(event, scores, groups), pr_curve(event, scores, groups)
+    assert roc is not None
+    assert pr is not None
+    assert len(roc.band) > 10
+    assert pr.band == ()
+
+
 def test_no_band_below_ten_groups_and_no_curve_of_one_kind() -> None:
     groups = [f"g{place % 9}" for place in range(90)]
     event, scores = np.arange(90) % 3 == 0, np.linspace(0, 1, 90)

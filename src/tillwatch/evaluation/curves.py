@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tillwatch.evaluation import figures
 from tillwatch.evaluation.intervals import Interval, group_interval
+from tillwatch.evaluation.summary import Weighed
 
 #: Thresholds at which a band is computed, at most: at even shares of the clips.
 PLACES = 41
@@ -70,14 +71,16 @@ def roc_curve(is_event: NDArray[np.bool_], scores: NDArray[np.float64], groups: 
 
     Args:
         is_event: bool ``(N,)``.
-        scores: float64 ``(N,)``, event probabilities.
-        groups: of the clips.
+        scores: float64 ``(N,)``, event probabilities; ``(R, N)`` of repeats, which are on the curve together, and are
+            no more clips to the intervals than one of them.
+        groups: of the N clips.
     """
     if not is_event.any() or is_event.all():
         return None
+    several = np.atleast_2d(scores)
     places = []
-    for threshold in _thresholds(scores):
-        alarm = scores >= threshold
+    for threshold in _thresholds(several):
+        alarm = (several >= threshold).mean(0)
         interval = group_interval(
             lambda weights, alarm=alarm: figures.share(alarm, weights * is_event),  # type: ignore[misc]
             groups,
@@ -85,25 +88,32 @@ def roc_curve(is_event: NDArray[np.bool_], scores: NDArray[np.float64], groups: 
         )
         if interval is not None:
             places.append(Place(x=float(alarm[~is_event].mean()), y=float(alarm[is_event].mean()), interval=interval))
-    x, y = roc_line(is_event, scores)
+    x, y = roc_line(np.tile(is_event, len(several)), several.ravel())
     return Curve(x=x, y=y, band=tuple(places))
 
 
 def pr_curve(is_event: NDArray[np.bool_], scores: NDArray[np.float64], groups: Sequence[str]) -> Curve | None:
-    """Returns the precision-recall curve, with the interval of precision at thresholds; as :func:`roc_curve`."""
+    """Returns the precision-recall curve, with the interval of precision at thresholds; as :func:`roc_curve`.
+
+    No band where events or other clips fall into too few groups: precision rests on both, as in the headline.
+    """
     if not is_event.any() or is_event.all():
         return None
+    several = np.atleast_2d(scores)
+    both = is_event.astype(np.int64)
     places = []
-    for threshold in _thresholds(scores):
-        alarm = scores >= threshold
-        interval = group_interval(
-            lambda weights, alarm=alarm: figures.precision(is_event, alarm, weights),  # type: ignore[misc]
-            groups,
-            kinds=np.where(alarm, 0, -1),
+    for threshold in _thresholds(several):
+        reached = several >= threshold
+        alarm = reached.mean(0)
+        weighed = Weighed(
+            lambda weights, alarm=alarm: figures.share(is_event, weights * alarm),  # type: ignore[misc]
+            np.where(reached[0], 0, -1),  # groups of one repeat: further ones bring no new clips
+            rests_on=both,
         )
-        if interval is not None:
-            places.append(Place(x=float(alarm[is_event].mean()), y=float(is_event[alarm].mean()), interval=interval))
-    x, y = pr_line(is_event, scores)
+        if (interval := weighed.interval(groups)) is not None:
+            right = figures.share(is_event, alarm)
+            places.append(Place(x=float(alarm[is_event].mean()), y=right, interval=interval))
+    x, y = pr_line(np.tile(is_event, len(several)), several.ravel())
     return Curve(x=x, y=y, band=tuple(places))
 
 

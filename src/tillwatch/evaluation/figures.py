@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 Weights = NDArray[np.float64]
 
 
-def share(right: NDArray[np.bool_], weights: Weights) -> float:
-    """Returns the weighted share of clips that are right: accuracy; recall, with weight on the event's clips alone."""
+def share(right: NDArray[np.bool_] | Weights, weights: Weights) -> float:
+    """Returns the weighted share of clips that are right: accuracy; recall, with weight on the event's clips alone.
+
+    Args:
+        right: bool ``(N,)``; or float64, in which share of the repeats each clip is right.
+        weights: float64 ``(N,)``.
+    """
     total = float(weights.sum())
     return float((weights * right).sum()) / total if total > 0 else math.nan
 

@@ -51,10 +51,9 @@ class Verdict:
     rest: tuple[str, ...]
 
 
-def pooled(found: Evaluated) -> tuple[NDArray[np.bool_], NDArray[np.float64], tuple[str, ...]]:
-    """Returns every score of every repeat on one heap: events, scores, and groups."""
-    times = found.repeats
-    return np.tile(found.is_event, times), found.event_scores.ravel(), found.groups * times
+def pooled(found: Evaluated) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Returns every score of every repeat on one heap: events, and scores."""
+    return np.tile(found.is_event, found.repeats), found.event_scores.ravel()
 
 
 def summary_of(found: Evaluated) -> Summary:

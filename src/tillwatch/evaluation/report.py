@@ -233,10 +233,10 @@ def _compared(summary: Summary, compared: Sequence[Rival]) -> dict[str, Any]:
 
 
 def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
-    is_event, scores, groups = pooled(found)
-    if found.exposure.learnt_from:
-        groups = ("",) * len(groups)  # no bands: they would speak of other groups
-    roc, pr = roc_curve(is_event, scores, groups), pr_curve(is_event, scores, groups)
+    # No bands where they would speak of other groups.
+    groups = ("",) * len(found.groups) if found.exposure.learnt_from else found.groups
+    roc = roc_curve(found.is_event, found.event_scores, groups)
+    pr = pr_curve(found.is_event, found.event_scores, groups)
     if roc is None or pr is None:
         return {"roc": None, "pr": None, "band_note": ""}
     point, auroc = summary.at_point, summary.figures["event_auroc"]
@@ -251,8 +251,7 @@ def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
         "pr": plots.curve_plot(
             pr, "recall", "precision", f"Precision-recall curve, average precision {average}", right, chance
         ),
-        "band_note": "The bands are 95 % intervals by group, of recall and of precision at each threshold by itself; "
-        f"that of precision begins where alarms fall into {MIN_GROUPS} groups."
+        "band_note": _band_note(pr.band)
         if roc.band
         else "No bands: the model learnt from these clips."
         if found.exposure.learnt_from
@@ -260,8 +259,20 @@ def _curves(found: Evaluated, summary: Summary) -> dict[str, Any]:
     }
 
 
+def _band_note(of_precision: Sequence[object]) -> str:
+    if of_precision:
+        return (
+            "The bands are 95 % intervals by group, of recall and of precision at each threshold by itself; that of "
+            f"precision begins where alarms fall into {MIN_GROUPS} groups."
+        )
+    return (
+        "The band is the 95 % interval by group of recall at each threshold by itself; precision has none: alarms and "
+        f"the clips without the event must fall into {MIN_GROUPS} groups or more for it."
+    )
+
+
 def _explorer(found: Evaluated, summary: Summary) -> dict[str, Any]:
-    is_event, scores, _ = pooled(found)
+    is_event, scores = pooled(found)
     thresholds = [step / SLIDER_STEPS for step in range(SLIDER_STEPS + 1)]
     events, others = summary.at_point.events, summary.at_point.others
     rows = [
