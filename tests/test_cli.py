@@ -201,6 +201,26 @@ def test_clips_that_were_learnt_from_get_no_interval_and_no_claim(
     assert "None of these clips had a part in that" not in page
 
 
+def test_other_data_of_the_groups_learnt_from_is_told(
+    tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run, make_frames: Callable[..., Path]
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(tiny_run[1], run)
+    trained = next(row["group"] for row in rows_of(run / "clips.csv") if row["split"] == "train")
+    for number in range(4):
+        make_frames(other / ("theft", "normal")[number % 2] / f"new{number}", seed=50 + number)
+    lines = [
+        f"{name}/new{number},{name},{trained if number < 2 else 'elsewhere'}"
+        for number, name in enumerate(["theft", "normal"] * 2)
+    ]
+    (other / "clips.csv").write_text("\n".join(["path,label,group", *lines]) + "\n", encoding="utf-8")
+    result = run_cli("evaluate", run, other, "--workers", "0")
+    note = f"2 of these clips bear the names of groups that the model learnt from, 1 ({trained}); "
+    assert note in result.out
+    page = " ".join((run / "evaluations" / "other-all" / "report.html").read_text(encoding="utf-8").split())
+    assert html.escape(note) in page
+
+
 def test_other_data_is_evaluated_whole_and_warned_of(tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run) -> None:
     data, run = tmp_path / "other", tmp_path / "run"
     shutil.copytree(tiny_run[0], data)

@@ -20,6 +20,7 @@ from tillwatch.cli import main
 from tillwatch.errors import ConfigError, DataError, RunError
 from tillwatch.evaluation import filmstrips, publish
 from tillwatch.evaluation.evaluated import Told, read_evaluated
+from tillwatch.evaluation.exposure import CHOSEN_GROUPS_NOTE
 from tillwatch.evaluation.filmstrips import choose_shown
 from tillwatch.evaluation.findings import rivals, summary_of, verdict
 from tillwatch.evaluation.report import SLIDER_STEPS, render_report, report_table
@@ -248,6 +249,51 @@ def test_repeats_are_no_more_clips_in_the_headline(tmp_path: Path) -> None:
     hits = sum(row["p_theft"] >= 0.5 for row in rows if row["label"] == "theft")
     headline = verdict(found, summary_of(found), rivals(found)).headline
     assert headline.startswith(f"The model found {hits / 2:.3g} of 70 theft clips, each scored 2 times; ")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"label": "theft"}, "has the label 'normal' in the first repeat and 'theft' in repeat 2"),
+        ({"group": "moved"}, "has the group 'g0' in the first repeat and 'moved' in repeat 2"),
+        ({"split": "train"}, "has the split 'test' in the first repeat and 'train' in repeat 2"),
+    ],
+)
+def test_repeats_that_contradict_each_other_are_refused(change: dict[str, str], says: str, tmp_path: Path) -> None:
+    rows = [{**row, "split": "test", "repeat": repeat} for repeat in (1, 2) for row in simulated(seed=repeat)]
+    last = max(place for place, row in enumerate(rows) if row["label"] == "normal" and row["group"] == "g0")
+    rows[last] |= change
+    with pytest.raises(DataError, match=says) as refused:
+        read_evaluated(write_table(tmp_path / "p.csv", rows))
+    assert repr(rows[last]["path"]) in str(refused.value)
+
+
+def test_clips_that_stand_in_some_repeats_alone_are_counted_and_named(tmp_path: Path) -> None:
+    rows = [{**row, "repeat": repeat} for repeat in (1, 2) for row in simulated(seed=repeat)]
+    whole = write_table(tmp_path / "whole.csv", rows)
+    assert "some repeats alone" not in text_of(page_of(whole))
+    lacking = write_table(tmp_path / "lacking.csv", [*rows[1:-1]])
+    assert len(read_evaluated(lacking).names) == len(rows) // 2 - 2
+    told = text_of(page_of(lacking))
+    left_out = f"2 ({rows[-1]['path']}, {rows[0]['path']})"
+    assert f"Clips that stand in some repeats alone are left out of every figure: {left_out}." in told
+
+
+def test_a_table_whose_threshold_was_chosen_on_the_measured_groups_is_doubted(tmp_path: Path) -> None:
+    rows = simulated()
+    sides = ["validation" if place % 4 < 2 else "test" for place in range(len(rows))]
+    shared = [row | {"split": side} for row, side in zip(rows, sides, strict=True)]
+    found = read_evaluated(write_table(tmp_path / "p.csv", shared))
+    told = text_of(render_report(found))
+    assert CHOSEN_GROUPS_NOTE in told
+    assert "None of these clips had a part in that" not in told
+    assert verdict(found, summary_of(found), rivals(found)).tone == "unsure"
+    apart = [row | {"group": f"{row['group']} {row['split']}"} for row in shared]
+    found = read_evaluated(write_table(tmp_path / "p.csv", apart))
+    told = text_of(render_report(found))
+    assert CHOSEN_GROUPS_NOTE not in told
+    assert "None of these clips had a part in that" in told
+    assert verdict(found, summary_of(found), rivals(found)).tone == "good"
 
 
 def test_a_table_that_divides_groups_between_training_and_test_flatters(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tillwatch.data.splits import SIDES
 from tillwatch.data.store import ClipStore
 from tillwatch.errors import DataError, RunError, one_line, reason_of
 from tillwatch.evaluation.audit_report import read_claim
-from tillwatch.evaluation.exposure import CROSS_VALIDATION, Exposure, exposure_of
+from tillwatch.evaluation.exposure import CHOSEN_GROUPS_NOTE, CROSS_VALIDATION, Exposure, exposure_of
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
@@ -196,6 +196,7 @@ def evaluate_split(
     footage: Footage | None = None,
     own_clips: bool = True,
     known_as: Mapping[str, str] | None = None,
+    doubt: str = "",
     batch_size: int = 4,
     workers: int = 0,
     store: ClipStore | None = None,
@@ -213,6 +214,7 @@ def evaluate_split(
         footage: the hours of all normal clips, if told, and the prevalence; the rest is worked out.
         own_clips: whether they are the run's own.
         known_as: the side of the run's clip that a clip of other data is a copy of, by name.
+        doubt: what else may make the model look better than it is, in a sentence.
         batch_size, workers, store, on_batch: as :func:`score_clips`.
 
     Raises:
@@ -235,8 +237,11 @@ def evaluate_split(
     )
     learnt = {clip.group for clip in clips if sides[clip.name] == "train"}
     divided = any(clip.group in learnt for clip in of_split if sides[clip.name] != "train")
+    chosen_on = {clip.group for clip in clips if sides[clip.name] == "validation"}
+    if not doubt and not divided and any(clip.group in chosen_on for clip in of_split if sides[clip.name] == "test"):
+        doubt = CHOSEN_GROUPS_NOTE
     measured = [(known_as or {}).get(clip.name, sides[clip.name]) for clip in of_split]
-    exposure = exposure_of(measured, groups_divided=divided and own_clips, own_clips=own_clips)
+    exposure = exposure_of(measured, groups_divided=divided and own_clips, own_clips=own_clips, doubt=doubt)
     notes = (*exposure.notes, *notes)
     return write_evaluation(folder, classifier, scores, sides, split, notes, footage, exposure)
 
@@ -279,6 +284,7 @@ def evaluate_run(
     clips, notes, skipped = _clips_below(root, classifier.spec)
     lost: list[str] = []
     known_as: dict[str, str] = {}
+    doubt = ""
     if own or split is not None:
         split = split or reported
         absent = [clip.name for clip in clips if clip.name not in sides]
@@ -299,6 +305,8 @@ def evaluate_run(
                 "flatter. --split test leaves them out."
             )
         known_as = {name: sides[original] for name, original in same.items()}
+        learnt = {groups[name] for name, side in sides.items() if side == "train"}
+        doubt = _same_groups(clips, learnt, told_already={*same, *sides})
         split, sides = "all", {clip.name: "all" for clip in clips}
     name = split if own else f"{root.resolve().name}-{split}"
     exported = classifier.held.engine != "torch"
@@ -320,6 +328,7 @@ def evaluate_run(
             skipped=skipped,
             own_clips=own,
             known_as=known_as,
+            doubt=doubt,
             footage=footage,
             batch_size=batch_size,
             workers=workers,
@@ -327,6 +336,18 @@ def evaluate_run(
         )
     except OSError as error:
         raise RunError(f"{folder} cannot be written ({reason_of(error)}).") from None
+
+
+def _same_groups(clips: Sequence[Clip], learnt: Set[str], told_already: Set[str]) -> str:
+    """Says of clips of other data that their groups bear the names of groups learnt from; empty if none do."""
+    alike = [clip for clip in clips if clip.group in learnt and clip.name not in told_already]
+    if not alike:
+        return ""
+    names = list(dict.fromkeys(clip.group for clip in alike))
+    return (
+        f"{len(alike)} of these clips bear the names of groups that the model learnt from, {count_and_names(names)}; "
+        "if they are of the same sources, these figures flatter."
+    )
 
 
 def clips_of_run(run: Path, spec: ClipSpec) -> dict[str, list[Clip]]:

@@ -17,7 +17,7 @@ from tillwatch.data.catalog import count_and_names
 from tillwatch.data.recordings import camera_of
 from tillwatch.data.splits import SIDES
 from tillwatch.errors import ConfigError, DataError, RunError, did_you_mean, one_line
-from tillwatch.evaluation.exposure import CROSS_VALIDATION, Exposure, exposure_of, read_exposure
+from tillwatch.evaluation.exposure import CHOSEN_GROUPS_NOTE, CROSS_VALIDATION, Exposure, exposure_of, read_exposure
 from tillwatch.evaluation.operating_point import choose_threshold
 from tillwatch.evaluation.predictions import Predictions, predictions_of, read_rows
 from tillwatch.files import read_csv
@@ -180,7 +180,7 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     of_folds = bool(crossval) or CROSS_VALIDATION in record
     if not of_folds and split != "all":
         rows = [row for row in rows if row.get("split") == split]
-    first, probabilities = repeats_of(rows, folder / PREDICTIONS_CSV)
+    first, probabilities, partly = repeats_of(rows, folder / PREDICTIONS_CSV)
     event = choose_event(first.classes, told.event or _names(record.get("event")))
     clips = _clips(folder / "folds" / "1" if crossval else run)
     settings = crossval or _yaml(run / "config.yaml")
@@ -207,7 +207,7 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         clip_hours=sum(_seconds(clips, normal)) / 3600 or None,
         prevalence=settings.get("prevalence"),
         told=told,
-        notes=tuple(map(str, record.get("notes", ()))),
+        notes=tuple(dict.fromkeys((*map(str, record.get("notes", ())), *partly_note(partly)))),
         baselines=contenders_of(_rows(folder / BASELINES_CSV), first, folder / BASELINES_CSV),
         clips=clips,
         cameras=_cameras(first.names, clips),
@@ -221,16 +221,21 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
 
 def _of_table(path: Path, told: Told) -> Evaluated:
     rows = read_rows(path)
-    first, probabilities = repeats_of(rows, path, one_class_ok=False)
+    first, probabilities, partly = repeats_of(rows, path, one_class_ok=False)
     event = choose_event(first.classes, told.event)
     splits = np.array([_side(split, path) for split in first.splits])
     # What tells most of new clips: a test, else rows that say nothing, else validation, and training last.
     split = next(side for side in ("test", "", "validation", "train") if (splits == side).any())
     wanted = splits == split
-    trained_on = {group for group, side in zip(first.groups, splits, strict=True) if side == "train"}
-    divided = split != "train" and any(group in trained_on for group in np.array(first.groups, dtype=object)[wanted])
-    exposure = exposure_of(list(splits[wanted]), groups_divided=divided)
-    notes = list(exposure.notes)
+    groups = np.array(first.groups, dtype=object)
+    measured = set(groups[wanted])
+    chosen_on = split in ("test", "") and bool(measured & set(groups[splits == "validation"]))
+    exposure = exposure_of(
+        list(splits[wanted]),
+        groups_divided=split != "train" and bool(measured & set(groups[splits == "train"])),
+        doubt=CHOSEN_GROUPS_NOTE if chosen_on else "",
+    )
+    notes = [*exposure.notes, *partly_note(partly)]
     grouped = {row["path"] for row in rows if row.get("group")}
     alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]
     if grouped and alone:
@@ -317,8 +322,16 @@ def _counted(sides: NDArray[np.str_]) -> list[tuple[str, int]]:
 
 def repeats_of(
     rows: Sequence[Mapping[str, str]], path: Path, *, one_class_ok: bool = True
-) -> tuple[Predictions, NDArray[np.float64]]:
-    """Returns the clips that stand in each repeat, in the order of the first, and their scores ``(R, N, classes)``."""
+) -> tuple[Predictions, NDArray[np.float64], list[str]]:
+    """Takes the clips that stand in each repeat, as in the first, which all must agree with.
+
+    Returns:
+        The clips; their scores, float64 ``(R, N, classes)``; and the names of those that stand in some repeats alone.
+
+    Raises:
+        DataError: as :func:`~tillwatch.evaluation.predictions.predictions_of`; if no clip stands in each repeat, or one
+            has another label, group or split in another.
+    """
     numbers = dict.fromkeys(row.get("repeat", "") for row in rows)
     several = [
         predictions_of([row for row in rows if row.get("repeat", "") == number], path, one_class_ok=one_class_ok)
@@ -337,8 +350,36 @@ def repeats_of(
         classes=first.classes,
         probabilities=first.probabilities[kept],
     )
+    for one, of, number in zip(several, places, numbers or [""], strict=True):
+        _refuse_contradictions(taken, one, of, f"repeat {number}", path)
     scores = [one.probabilities[[of[name] for name in taken.names]] for one, of in zip(several, places, strict=True)]
-    return taken, np.stack(scores)
+    everything = dict.fromkeys(name for one in several for name in one.names)
+    return taken, np.stack(scores), [name for name in everything if any(name not in of for of in places)]
+
+
+def _refuse_contradictions(
+    first: Predictions, other: Predictions, places: Mapping[str, int], where: str, path: Path
+) -> None:
+    """Refuses a repeat that says of a clip what the first repeat does not."""
+    for place, name in enumerate(first.names):
+        there = places[name]
+        for what, ours, theirs in (
+            ("label", first.classes[first.labels[place]], other.classes[other.labels[there]]),
+            ("group", first.groups[place], other.groups[there]),
+            ("split", first.splits[place], other.splits[there]),
+        ):
+            if ours != theirs:
+                raise DataError(
+                    f"{path}: {name!r} has the {what} {ours!r} in the first repeat and {theirs!r} in {where}; repeats "
+                    "must agree on it. Scores of different splits are different tables: report each by itself."
+                )
+
+
+def partly_note(names: Sequence[str]) -> tuple[str, ...]:
+    """Says which clips stand in some repeats alone; nothing if there are none."""
+    if not names:
+        return ()
+    return (f"Clips that stand in some repeats alone are left out of every figure: {count_and_names(names)}.",)
 
 
 def contenders_of(rows: Sequence[Mapping[str, str]], first: Predictions, path: Path) -> tuple[Contender, ...]:
@@ -346,7 +387,7 @@ def contenders_of(rows: Sequence[Mapping[str, str]], first: Predictions, path: P
     found = []
     for name in dict.fromkeys(row.get("baseline", "") for row in rows):
         try:
-            own, scores = repeats_of([row for row in rows if row.get("baseline") == name], path)
+            own, scores, _ = repeats_of([row for row in rows if row.get("baseline") == name], path)
         except DataError:
             continue
         places = {clip: place for place, clip in enumerate(own.names)}

@@ -9,6 +9,12 @@ from typing import Any
 #: Stands above any figure that was measured on the clips that the model learnt from.
 TRAINED_ON_NOTE = "Measured on the clips that the model was trained on: this is no estimate of how it does on others."
 
+#: Stands above figures of a test whose groups choices were made on.
+CHOSEN_GROUPS_NOTE = (
+    "The best epoch, the temperature or the operating point was chosen on clips of groups that are measured here: "
+    "these figures may flatter."
+)
+
 #: The key of evaluation.json under which a model trained on all clips names the cross-validation that measured it.
 CROSS_VALIDATION = "cross_validation"
 
@@ -23,6 +29,7 @@ class Exposure:
         chosen_on: those that the best epoch, the temperature or the operating point was chosen on, or copies of such.
         groups_divided: whether clips of one group were learnt from and measured, as folds drawn at random have it.
         own_clips: whether they are the run's own clips, which its audit speaks of.
+        doubt: a sentence on what else may make the model look better than it is; empty if nothing does.
     """
 
     clips: int
@@ -30,6 +37,7 @@ class Exposure:
     chosen_on: int = 0
     groups_divided: bool = False
     own_clips: bool = True
+    doubt: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as evaluation.json has it."""
@@ -41,7 +49,7 @@ class Exposure:
         divided = (
             "Clips of one group were learnt from and measured: these figures leak." if self.groups_divided else None
         )
-        return tuple(note for note in (self.learnt_note, divided, self.chosen_note) if note)
+        return tuple(note for note in (self.learnt_note, divided, self.chosen_note, self.doubt) if note)
 
     @property
     def why_no_claim(self) -> str | None:
@@ -74,7 +82,9 @@ class Exposure:
         return f"The best epoch, the temperature or the operating point was chosen on {which}: what they show flatters."
 
 
-def exposure_of(sides: Sequence[str], *, groups_divided: bool = False, own_clips: bool = True) -> Exposure:
+def exposure_of(
+    sides: Sequence[str], *, groups_divided: bool = False, own_clips: bool = True, doubt: str = ""
+) -> Exposure:
     """Counts the sides of what was measured: "train", "validation"; anything else is new to the model."""
     return Exposure(
         clips=len(sides),
@@ -82,6 +92,7 @@ def exposure_of(sides: Sequence[str], *, groups_divided: bool = False, own_clips
         chosen_on=sum(side == "validation" for side in sides),
         groups_divided=groups_divided,
         own_clips=own_clips,
+        doubt=doubt,
     )
 
 
@@ -97,4 +108,5 @@ def read_exposure(record: Mapping[str, Any]) -> Exposure | None:
         chosen_on=counts["chosen_on"],
         groups_divided=bool(told.get("groups_divided")),
         own_clips=bool(told.get("own_clips", True)),
+        doubt=str(told.get("doubt") or ""),
     )

@@ -131,7 +131,8 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
     headline = f"The model found {round(point.found / found.repeats, 1):g} of {events} {event} clips{again}"
     alarms = point.found + point.false_alarms
     headline += f"; {point.false_alarms} of {whose} {alarms} alarms were false." if alarms else "."
-    tone = "good" if auroc.interval is not None and not found.exposure.chosen_on and point.found else "unsure"
+    in_doubt = found.exposure.chosen_on or found.exposure.doubt
+    tone = "good" if auroc.interval is not None and not in_doubt and point.found else "unsure"
     return _verdict(tone, headline, rest)
 
 

@@ -314,7 +314,7 @@ def _point_note(found: Evaluated) -> str:
         if found.own_thresholds is not None:
             note += " The figures above do not: there each fold has its own threshold, chosen without its test clips."
         return note
-    return "None of these clips had a part in that." if "validation" in found.point_source else ""
+    return "None of these clips had a part in that." if "validation" in source and not exposure.doubt else ""
 
 
 def _explorer_row(step: Step, events: int, others: int, found: Evaluated) -> list[Any]:

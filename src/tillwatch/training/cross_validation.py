@@ -28,6 +28,7 @@ from tillwatch.evaluation.evaluated import (
     PREDICTIONS_CSV,
     contenders_of,
     own_thresholds_of,
+    partly_note,
     repeats_of,
 )
 from tillwatch.evaluation.exposure import Exposure
@@ -300,7 +301,7 @@ def _collect(out: Path, config: TrainConfig, folds: Folds, job: Job) -> OutOfFol
     """Puts the folds' test clips together and writes predictions.csv, baselines.csv and evaluation.json."""
     points = [read_fold_point(out / "folds" / str(number)) for number in range(1, folds.folds * folds.repeats + 1)]
     rows = _of_folds(out, folds, PREDICTIONS_CSV, points, job.spec.classes)
-    first, probabilities = repeats_of(rows, out / PREDICTIONS_CSV)
+    first, probabilities, partly = repeats_of(rows, out / PREDICTIONS_CSV)
     thresholds = own_thresholds_of(rows, first.names)
     assert thresholds is not None, "every row was given its fold's"
     by_name = {clip.name: clip for clip in job.catalog.clips}
@@ -340,7 +341,7 @@ def _collect(out: Path, config: TrainConfig, folds: Folds, job: Job) -> OutOfFol
                 events,
             )
         ),
-        notes=(*([LEAKS] if leaks else []), own_points_note(points)),
+        notes=(*([LEAKS] if leaks else []), own_points_note(points), *partly_note(partly)),
     )
     for name, table in ((PREDICTIONS_CSV, rows), (BASELINES_CSV, compared)):
         columns = [column for column in (table[0] if table else ()) if column != "repeat" or folds.repeats > 1]
