@@ -55,25 +55,24 @@ class Pausing:
     @contextmanager
     def step(self) -> Iterator[None]:
         """A block that may be left: batch norm's statistics are then what they were, and the state is saved."""
-        if not self._leaves:
-            yield
-            return
-        before = [buffer.clone() for buffer in self.learner.buffers()]
+        before = [buffer.clone() for buffer in self.learner.buffers()] if self._leaves else []
         # Older than the step's graph, so that what is left of that is taken off autograd's queue before it, and freed:
         # else this thread holds it to the end, when the interpreter is gone that some of it belongs to.
         last_in_queue = torch.zeros((), requires_grad=True) * 1 if torch.is_grad_enabled() else None
         self._inside = True
         try:
             yield
-        except Left as left:
-            left.__traceback__ = None  # it holds the half of a step, with all its activations
+        except BaseException as error:
             self._inside = False
+            if isinstance(error, Left):
+                error.__traceback__ = None  # it holds the half of a step, with all its activations
             if last_in_queue is not None:
                 last_in_queue.backward()  # type: ignore[no-untyped-call]
-            with torch.no_grad():
-                for buffer, value in zip(self.learner.buffers(), before, strict=True):
-                    buffer.copy_(value)
-            self.pause()
+            if isinstance(error, Left):
+                with torch.no_grad():
+                    for buffer, value in zip(self.learner.buffers(), before, strict=True):
+                        buffer.copy_(value)
+                self.pause()
             raise
         finally:
             self._inside = False
