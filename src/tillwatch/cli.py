@@ -53,6 +53,7 @@ app = App(
 )
 
 _LONGEST_LINE = 3000  # characters of an error
+_TO_END_S = 10.0  # after a signal; the next one ends what hangs
 
 Engine = Annotated[
     Literal["auto", "torch", "openvino", "onnx"] | None,
@@ -948,15 +949,25 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
     except OSError as error:  # a disk that fills up, a folder taken away: the last net
         _fail(f"the file system refused: {one_line(error)}.")
     except Interrupted as stopped:
+        _end_in_peace()
         print(f"tillwatch: {one_line(stopped)}", file=sys.stderr)
         code = 128 + stopped.signum
     except KeyboardInterrupt:
+        _end_in_peace()
         print("tillwatch: interrupted", file=sys.stderr)
         code = 130
     if code:
         # Frees the step that was left, out here where no error holds it: the interpreter's end would be too late.
         gc.collect()
     sys.exit(code)
+
+
+def _end_in_peace() -> None:
+    """Lets no further signal break into what is left to do after one: it would end in a traceback."""
+    from tillwatch.training.interrupts import ignore_signals
+
+    if _is_whole_command:
+        ignore_signals(_TO_END_S)
 
 
 def _run_by_others(run: Path, settings: TrainConfig) -> int | None:

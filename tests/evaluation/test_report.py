@@ -19,7 +19,7 @@ import yaml
 from tillwatch.cli import main
 from tillwatch.errors import ConfigError, DataError, RunError
 from tillwatch.evaluation import filmstrips, publish
-from tillwatch.evaluation.evaluated import Told, read_evaluated
+from tillwatch.evaluation.evaluated import UNGROUPED_NOTE, Told, read_evaluated
 from tillwatch.evaluation.exposure import CHOSEN_GROUPS_NOTE
 from tillwatch.evaluation.filmstrips import choose_shown
 from tillwatch.evaluation.findings import rivals, summary_of, verdict
@@ -307,6 +307,24 @@ def test_a_table_that_divides_groups_between_training_and_test_flatters(tmp_path
     assert "held out of training" not in told
     apart = [row | {"group": f"{row['group']} {row['split']}"} for row in divided]
     assert "These figures flatter" not in text_of(render_report(read_evaluated(write_table(tmp_path / "p.csv", apart))))
+    for tested_in, flatters in ((lambda place: place % 5, True), (lambda place: place // 10 % 5, False)):
+        folds = [row | {"fold": tested_in(place)} for place, row in enumerate(rows)]
+        told = text_of(page_of(write_table(tmp_path / "p.csv", folds)))
+        assert ("These figures flatter" in told) == flatters
+
+
+def test_a_table_without_groups_says_so_first_and_is_not_green(tmp_path: Path) -> None:
+    rows = [{name: value for name, value in row.items() if name != "group"} for row in simulated()]
+    for table in (rows, [row | {"group": ""} for row in rows]):
+        found = read_evaluated(write_table(tmp_path / "p.csv", table))
+        assert verdict(found, summary_of(found), rivals(found)).tone == "unsure"
+        told = text_of(render_report(found))
+        assert told.index(UNGROUPED_NOTE) < told.index("Group by group")
+    one = read_evaluated(
+        write_table(tmp_path / "p.csv", [{**row, "group": ""} for row in rows[:-1]] + [{**rows[-1], "group": "g"}])
+    )
+    assert UNGROUPED_NOTE not in one.notes
+    assert any("without a group: each is a group of its own." in note for note in one.notes)
 
 
 def test_the_verdict_says_the_worst_that_is_true(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pickle
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -399,3 +400,27 @@ def test_a_second_signal_does_not_wait() -> None:
 def test_a_signal_that_nobody_asked_for_is_obeyed_at_the_end() -> None:
     with Interrupts("go on") as interrupts, pytest.raises(Interrupted), interrupts.deferred():
         send(signal.SIGTERM)
+
+
+def _send_two() -> None:
+    try:
+        send(signal.SIGTERM)
+    finally:
+        send(signal.SIGINT)  # what is left to do inside is not broken into
+
+
+def test_a_signal_sent_twice_is_one_also_where_it_is_obeyed_at_once() -> None:
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(Interrupted) as stopped, Interrupts("go on", 0.3):
+            _send_two()
+        send(signal.SIGINT)  # nor outside
+        assert stopped.value.signum == signal.SIGTERM
+        time.sleep(0.35)
+        with pytest.raises(KeyboardInterrupt) as later:
+            send(signal.SIGINT)
+        assert later.type is KeyboardInterrupt
+        assert {signum: signal.getsignal(signum) for signum in before} == before
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -22,6 +22,9 @@ from tillwatch.evaluation.operating_point import choose_threshold
 from tillwatch.evaluation.predictions import Predictions, predictions_of, read_rows
 from tillwatch.files import read_csv
 
+#: Stands above the figures of a table that names no group.
+UNGROUPED_NOTE = "No row has a group: each clip is a group of its own, and intervals may be too narrow."
+
 PREDICTIONS_CSV, BASELINES_CSV = "predictions.csv", "baselines.csv"
 
 
@@ -232,7 +235,8 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     chosen_on = split in ("test", "") and bool(measured & set(groups[splits == "validation"]))
     exposure = exposure_of(
         list(splits[wanted]),
-        groups_divided=split != "train" and bool(measured & set(groups[splits == "train"])),
+        groups_divided=split != "train"
+        and (bool(measured & set(groups[splits == "train"])) or _folds_divide_groups(rows, first)),
         doubt=CHOSEN_GROUPS_NOTE if chosen_on else "",
     )
     notes = [*exposure.notes, *partly_note(partly)]
@@ -240,6 +244,8 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]
     if grouped and alone:
         notes.append(f"{count_and_names(alone)} without a group: each is a group of its own.")
+    elif not grouped:
+        notes.append(UNGROUPED_NOTE)
     if not wanted.all():
         others = ", ".join(f"{count} {side or 'without a split'}" for side, count in _counted(splits[~wanted]))
         notes.append(
@@ -277,6 +283,16 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         cameras=_cameras(tuple(np.array(first.names, dtype=object)[wanted]), {row["path"]: row for row in rows}),
         notes=tuple(notes),
     )
+
+
+def _folds_divide_groups(rows: Sequence[Mapping[str, str]], first: Predictions) -> bool:
+    """Tells from a table's column fold, which says in which fold a clip was tested, whether groups were divided."""
+    group_of = dict(zip(first.names, first.groups, strict=True))
+    folds: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        if row.get("fold") and row["path"] in group_of:
+            folds.setdefault((row.get("repeat", ""), group_of[row["path"]]), set()).add(row["fold"])
+    return any(len(found) > 1 for found in folds.values())
 
 
 def _exposure(folder: Path, record: Mapping[str, Any], rows: Sequence[Mapping[str, str]], is_run: bool) -> Exposure:

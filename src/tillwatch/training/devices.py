@@ -32,7 +32,7 @@ from tillwatch.models.memory import keep_freed_memory
 from tillwatch.models.precision import PrecisionName, lay_out
 from tillwatch.models.saved import choose_device
 from tillwatch.training.guard import NonFiniteError
-from tillwatch.training.interrupts import Interrupts
+from tillwatch.training.interrupts import SAME_WITHIN_S, Interrupts
 from tillwatch.training.launch import Standing, refuse_launch, standing
 from tillwatch.training.peers import Peers
 from tillwatch.training.state import TrainingState
@@ -100,7 +100,7 @@ class Devices:
 
     def interrupts(self, go_on: str) -> Interrupts:
         """Returns what takes Ctrl-C and SIGTERM, which may come twice: to the whole group, and handed on."""
-        return Interrupts(go_on, same_within_s=1.0)
+        return Interrupts(go_on, same_within_s=SAME_WITHIN_S)
 
     def summing(self, fabric: Fabric, model: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
         """Sums gradients over processes in the last part of a step alone: the parts before it add up where they are."""

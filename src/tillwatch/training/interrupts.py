@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from tillwatch.errors import Interrupted
 
+#: Signals so soon after one another are one, which came twice.
+SAME_WITHIN_S = 1.0
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LONG_S = 2.0  # whoever sends a signal often kills after ten; what is saved must be written in the rest
+
+
+def ignore_signals(seconds: float, before: Mapping[int, Any] | None = None) -> None:
+    """Ignores both signals for a while, as one is being obeyed; the next one after that goes to whoever had them.
+
+    Args:
+        seconds: for how long.
+        before: whom they go to then, by signal; unless given, whoever has them now.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    until = time.monotonic() + seconds
+    then = before or {signum: signal.getsignal(signum) for signum in _SIGNALS}
+
+    def late(signum: int, _frame: FrameType | None) -> None:
+        if time.monotonic() < until:
+            return
+        for one, handler in then.items():
+            signal.signal(one, handler)
+        signal.raise_signal(signum)
+
+    for signum in then:
+        signal.signal(signum, late)
 
 
 class Left(BaseException):
@@ -29,8 +56,8 @@ class Interrupts:
 
     Args:
         go_on: what to do to go on, for the message.
-        same_within_s: signals so soon after the first are that one again: a whole group is sent it, and whoever started
-            this process hands it on.
+        same_within_s: signals so soon after one are that one again: a whole group is sent it, and whoever started this
+            process hands it on. After the block too, where it is left for a signal.
 
     Attributes:
         asked: the signal that waits; None if there is none.
@@ -39,7 +66,7 @@ class Interrupts:
     def __init__(self, go_on: str, same_within_s: float = 0.0) -> None:
         self.go_on = go_on
         self.same_within_s = same_within_s
-        self._asked_at = 0.0
+        self._heard_at = -math.inf
         self.asked: int | None = None
         self._deferring = False
         self._waiting = False
@@ -50,14 +77,17 @@ class Interrupts:
             self._before = {signum: signal.signal(signum, self._take) for signum in _SIGNALS}
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        if self.same_within_s and self._before and kind is not None and issubclass(kind, Interrupted):
+            ignore_signals(self.same_within_s, self._before)
+            return
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
 
     @property
     def overdue(self) -> bool:
         """Whether a signal has waited for so long that what is being done should be left."""
-        return self.asked is not None and time.monotonic() - self._asked_at >= _LONG_S
+        return self.asked is not None and time.monotonic() - self._heard_at >= _LONG_S
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -97,11 +127,13 @@ class Interrupts:
         return Interrupted(f"interrupted{where and f' {where}'}; {self.go_on}", signum)
 
     def _take(self, signum: int, _frame: FrameType | None) -> None:
-        if self.asked is not None and time.monotonic() - self._asked_at < self.same_within_s:
+        now = time.monotonic()
+        if now - self._heard_at < self.same_within_s:
             return
+        self._heard_at = now
         if not self._deferring or self.asked is not None:
             raise self.stop(signum)
-        self.asked, self._asked_at = signum, time.monotonic()
+        self.asked = signum
         # Straight to the descriptor: whatever was interrupted may be in the middle of a print.
         os.write(2, b"\ntillwatch: saving, after the step if it is a short one; once more stops at once\n")
         if self._waiting:

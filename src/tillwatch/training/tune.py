@@ -24,7 +24,7 @@ from tillwatch.files import shell_word, write_csv, write_text
 from tillwatch.locks import lock, open_held, release
 from tillwatch.models.motion import ARCH as MOTION
 from tillwatch.training.guard import NonFiniteError
-from tillwatch.training.interrupts import Interrupts
+from tillwatch.training.interrupts import SAME_WITHIN_S, Interrupts
 from tillwatch.training.loop import learn_apart
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved
 from tillwatch.training.resume import bytes_of, refuse_other_clips, refuse_other_settings, settings_record, write_sides
@@ -102,7 +102,7 @@ def tune(
             f"searching {'; '.join(f'{name} {values}' for name, values in space.items())}: the lowest validation loss "
             f"of {trials} trials; the {sum(side == 'test' for side in job.sides.values())} test clips take no part"
         )
-        with Interrupts("the same tillwatch tune goes on") as interrupts:
+        with Interrupts("the same tillwatch tune goes on", SAME_WITHIN_S) as interrupts:
             while (trial := _next_trial(study, out, config, trials)) is not None:
                 _try(trial, study, out, config, space, job, interrupts, log)
         return _write_best(study, data, out, config, job)
