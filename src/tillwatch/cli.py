@@ -32,6 +32,7 @@ from tillwatch.config import (
 )
 from tillwatch.errors import ConfigError, Interrupted, RunError, TillwatchError, did_you_mean, one_line
 from tillwatch.files import readable
+from tillwatch.signals import ignore_signals
 
 if TYPE_CHECKING:
     from tillwatch.data.store import ClipStore, Entry
@@ -964,8 +965,6 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
 
 def _end_in_peace() -> None:
     """Lets no further signal break into what is left to do after one: it would end in a traceback."""
-    from tillwatch.training.interrupts import ignore_signals
-
     if _is_whole_command:
         ignore_signals(_TO_END_S)
 

@@ -169,6 +169,7 @@ def test_validation_rows_choose_the_point_and_are_in_no_figure(tmp_path: Path) -
     test, chosen = simulated(split="test"), simulated(seed=5, split="validation")
     for row in chosen:
         row["path"] += "v"
+        row["group"] += "v"
     found = read_evaluated(write_table(tmp_path / "p.csv", test + chosen))
     alone = read_evaluated(write_table(tmp_path / "q.csv", test))
     assert len(found.names) == 140

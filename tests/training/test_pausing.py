@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +54,40 @@ def test_a_step_left_on_the_way_back_does_not_crash_the_interpreter_at_its_end(s
     )
     assert ended.returncode == 0, (ended.returncode, -signal.SIGSEGV, ended.stderr)
     assert ended.stdout.startswith(says)
+
+
+FORKED = """
+import os, signal, sys
+from tillwatch.data.dataset import VideoFrameDataset
+from tillwatch.data.loader import evaluation_loader
+from tillwatch.data.transforms import eval_transform
+from tillwatch.errors import Interrupted
+from tillwatch.training.interrupts import Interrupts
+
+def terminate():
+    os.killpg(0, signal.SIGTERM)
+
+transform = eval_transform((20, 24), (16, 16))
+dataset = VideoFrameDataset(sys.argv[1], ["normal", "theft"], 3, transform)
+loader = evaluation_loader(dataset, 2, workers=2, start_method="fork")
+os.register_at_fork(after_in_parent=terminate)
+try:
+    with Interrupts("as it should be", 30.0):
+        for _ in loader:
+            print("went on")
+except Interrupted as stopped:
+    print(stopped)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are not forked there")
+def test_a_signal_to_all_while_workers_are_forked_is_neither_lost_nor_heard_by_them(frame_root: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FORKED, str(frame_root)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        start_new_session=True,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "interrupted; as it should be\n", "")

@@ -21,6 +21,7 @@ from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.sampler import ALONE, BalancedSampler, Draw, Share, StepBatches
 from tillwatch.data.transforms import ClipTransform, Place
 from tillwatch.errors import ClipError, one_line
+from tillwatch.signals import signals_later
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,14 @@ def collate(items: Sequence[_Item | Skip]) -> Batch:
     )
 
 
+class _Loader(DataLoader[Any]):
+    """A signal waits while workers start: Python drops what its handler raises in a fork, and it would be lost."""
+
+    def __iter__(self) -> Any:
+        with signals_later():
+            return super().__iter__()
+
+
 def training_loader(
     dataset: VideoFrameDataset,
     batch_size: int,
@@ -154,7 +163,7 @@ def balanced_loader(
         **options: of the DataLoader.
     """
     sampler = BalancedSampler(labels, seed)
-    return DataLoader(items, batch_sampler=StepBatches(sampler, batch_size, share), **options), sampler
+    return _Loader(items, batch_sampler=StepBatches(sampler, batch_size, share), **options), sampler
 
 
 def evaluation_loader(
@@ -171,7 +180,7 @@ def evaluation_loader(
     Arguments as :func:`training_loader`, but for ``batch_size``: clips per batch.
     """
     options = _worker_options(workers, pin_memory, start_method)
-    return DataLoader(_Bytes(dataset), batch_size, sampler=share.of_clips(len(dataset)), **options)
+    return _Loader(_Bytes(dataset), batch_size, sampler=share.of_clips(len(dataset)), **options)
 
 
 def _leave_signals_to_parent(_worker: int) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -18,6 +14,7 @@ from tillwatch.files import DigestWriter, replacing
 from tillwatch.models import motion
 from tillwatch.models.backbones import BACKBONES, Backbone, backbone, build_model, read_state_dict
 from tillwatch.models.motion import Motion, MotionNetwork
+from tillwatch.signals import signals_later
 
 
 def architecture(arch: str) -> Backbone | Motion:
@@ -109,25 +106,6 @@ def write_tensors(file: IO[bytes], data: Any) -> bytes:
         OSError: if the system refuses, and nothing else then.
     """
     writer = DigestWriter(file)
-    with _signals_later():
+    with signals_later():  # what is raised inside of torch.save comes out as another error
         torch.save(data, cast(IO[bytes], writer))
     return writer.close()
-
-
-@contextmanager
-def _signals_later() -> Iterator[None]:
-    """Lets Ctrl-C and SIGTERM wait: what their handlers raise inside of torch.save comes out as another error."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in handlers:
-        signal.signal(number, lambda number, _frame: came.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    for sent in came:
-        signal.raise_signal(sent)

@@ -7,41 +7,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from tillwatch.errors import Interrupted
+from tillwatch.signals import SIGNALS, ignore_signals
 
 #: Signals so soon after one another are one, which came twice.
 SAME_WITHIN_S = 1.0
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LONG_S = 2.0  # whoever sends a signal often kills after ten; what is saved must be written in the rest
-
-
-def ignore_signals(seconds: float, before: Mapping[int, Any] | None = None) -> None:
-    """Ignores both signals for a while, as one is being obeyed; the next one after that goes to whoever had them.
-
-    Args:
-        seconds: for how long.
-        before: whom they go to then, by signal; unless given, whoever has them now.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    until = time.monotonic() + seconds
-    then = before or {signum: signal.getsignal(signum) for signum in _SIGNALS}
-
-    def late(signum: int, _frame: FrameType | None) -> None:
-        if time.monotonic() < until:
-            return
-        for one, handler in then.items():
-            signal.signal(one, handler)
-        signal.raise_signal(signum)
-
-    for signum in then:
-        signal.signal(signum, late)
 
 
 class Left(BaseException):
@@ -74,7 +51,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._take) for signum in _SIGNALS}
+            self._before = {signum: signal.signal(signum, self._take) for signum in SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
