@@ -951,11 +951,11 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
         _fail(f"the file system refused: {one_line(error)}.")
     except Interrupted as stopped:
         _end_in_peace()
-        print(f"tillwatch: {one_line(stopped)}", file=sys.stderr)
+        _tell(f"tillwatch: {one_line(stopped)}")
         code = 128 + stopped.signum
     except KeyboardInterrupt:
         _end_in_peace()
-        print("tillwatch: interrupted", file=sys.stderr)
+        _tell("tillwatch: interrupted")
         code = 130
     if code:
         # Frees the step that was left, out here where no error holds it: the interpreter's end would be too late.
@@ -1145,5 +1145,14 @@ def _warn(line: str) -> None:
 def _fail(line: str) -> NoReturn:
     if len(line) > _LONGEST_LINE:  # a setting of a thousand words, quoted
         line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
-    print(f"tillwatch: error: {line}", file=sys.stderr)
+    _tell(f"tillwatch: error: {line}")
     sys.exit(2)
+
+
+def _tell(line: str) -> None:
+    """Prints a last line on standard error, if anybody is there to read it."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

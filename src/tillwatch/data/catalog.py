@@ -9,7 +9,6 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,6 +21,7 @@ from tillwatch.data.provenance import EXTRACTION_JSON, check_region
 from tillwatch.data.video import is_video_file, probe_video
 from tillwatch.errors import ClipError, ConfigError, DataError, did_you_mean, one_line
 from tillwatch.files import read_csv, readable
+from tillwatch.threads import thread_pool
 
 CLIPS_CSV = "clips.csv"
 
@@ -489,7 +489,7 @@ def _open_all(search: Search, num_frames: int, step: FrameStep, open_clip: OpenC
     threads = min(8, (os.cpu_count() or 1) * 2)
     size = max(1, min(_OPENED_AT_ONCE, len(search.found) // (16 * threads)))
     parts = [search.found[start : start + size] for start in range(0, len(search.found), size)]
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    with thread_pool(threads) as pool:
         results = [result for part in pool.map(lambda part: [*map(attempt, part)], parts) for result in part]
     damaged = [result for result in results if isinstance(result, Skip)]
     return [result for result in results if isinstance(result, Clip)], damaged

@@ -7,7 +7,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from tillwatch.data.frames import list_frames, read_frames
 from tillwatch.data.store import ClipStore
 from tillwatch.data.video import decode_video, open_container, video_stream
 from tillwatch.errors import ClipError, one_line
+from tillwatch.threads import thread_pool
 
 SIDE = 32  # pixels each way of the frames kept
 SCENE_SIDE = 64  # and of the background
@@ -77,7 +78,7 @@ def take_fingerprints(
         on_clip: called with (clips done, clips in all).
     """
     found: dict[str, Fingerprint] = {}
-    with ThreadPoolExecutor(max(1, workers or os.cpu_count() or 1)) as pool:
+    with thread_pool(max(1, workers or os.cpu_count() or 1)) as pool:
         futures = {pool.submit(fingerprint_of, clip, store): clip for clip in clips}
         for done, future in enumerate(as_completed(futures), start=1):
             on_clip(done, len(clips))

@@ -7,7 +7,6 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import nn
 from tillwatch.clip_spec import Triple
 from tillwatch.errors import ModelError, one_line
 from tillwatch.files import replacing
+from tillwatch.threads import thread_pool
 
 # scikit-learn and skops take as long to import as torchvision, and a network needs neither: they wait for the trees.
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class MotionNetwork(nn.Module):
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
         """Maps float32 ``(B, 3, T, H, W)`` in [0, 1], not normalised, to float64 ``(B, num_classes)``."""
         frames = clips.permute(0, 2, 3, 4, 1).mul(255).round().to(torch.uint8).cpu().numpy()  # the bytes, exactly
-        with ThreadPoolExecutor() as pool:  # OpenCV lets go of the interpreter
+        with thread_pool() as pool:  # OpenCV lets go of the interpreter
             features = np.stack(list(pool.map(motion_features, frames)))
         return torch.from_numpy(self.log_probabilities(features)).to(clips.device)
 

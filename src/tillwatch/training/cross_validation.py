@@ -41,6 +41,7 @@ from tillwatch.evaluation.summary import Footage, Summary, summarize
 from tillwatch.files import read_csv, write_csv, write_json, write_text
 from tillwatch.locks import open_held, release, take
 from tillwatch.models.saved import OperatingPoint
+from tillwatch.training.interrupts import SAME_WITHIN_S, Interrupts
 from tillwatch.training.launch import standing
 from tillwatch.training.loop import resume, train
 from tillwatch.training.out_of_fold import (
@@ -148,7 +149,7 @@ def cross_validate(data: Path, out: Path, config: TrainConfig, folds: Folds, log
     config = with_hours(config, log)
     job = prepare(data, config, log, split=False, divide_groups=folds.grouping == "random")
     splits = _splits(job.catalog.clips, config.seed, folds)
-    with _alone(data, out, config):
+    with _alone(data, out, config), Interrupts("the same tillwatch crossval goes on", SAME_WITHIN_S):
         whole = _claim(data, out, config, folds, job, splits)
         return _train_folds(data, out, config, folds, job, splits, whole, log)
 

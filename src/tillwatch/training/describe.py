@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from tillwatch.data.catalog import Skip
 from tillwatch.data.dataset import VideoFrameDataset, read_clip
 from tillwatch.errors import ClipError, one_line
+from tillwatch.threads import thread_pool
 
 #: From uint8 frames ``(T, H, W, 3)`` to float32 ``(F,)``.
 Describer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -38,7 +38,7 @@ def describe_clips(
     """
     derived = f"{describer.__name__.replace('_', ' ')} {_state_of(describer)}"
     rows: list[Row] = []
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with thread_pool(max(1, workers)) as pool:
         for row in pool.map(lambda index: _describe(dataset, index, describer, derived), range(len(dataset))):
             rows.append(row)
             on_clip(len(rows), len(dataset))

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -112,6 +112,7 @@ class Interrupts:
             raise self.stop(signum)
         self.asked = signum
         # Straight to the descriptor: whatever was interrupted may be in the middle of a print.
-        os.write(2, b"\ntillwatch: saving, after the step if it is a short one; once more stops at once\n")
+        with suppress(OSError):  # a pipe whose reader was sent the signal too, a full disk
+            os.write(2, b"\ntillwatch: saving, after the step if it is a short one; once more stops at once\n")
         if self._waiting:
             raise Left

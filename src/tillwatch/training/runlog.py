@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -59,6 +61,15 @@ class Tracker(Protocol):
 COLUMNS = tuple(field.name for field in fields(EpochMetrics))
 
 
+class _Lasting(Console):
+    """Goes on where whoever read it has left: a run is not to end in the middle of a step for want of a reader."""
+
+    def on_broken_pipe(self) -> None:
+        """Writes to nobody from now on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class RunLog:
     """Says and writes what happens in a run.
 
@@ -70,13 +81,14 @@ class RunLog:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or _Lasting(highlight=False, soft_wrap=True)
         self.trackers: list[Tracker] = []
         self._noted: set[str] = set()
 
     def say(self, line: str) -> None:
         """Prints a line as it stands."""
-        self.console.print(line, markup=False)
+        with suppress(OSError):  # a full disk is no reason to lose what was learnt
+            self.console.print(line, markup=False)
 
     def note(self, line: str) -> None:
         """Prints something the user should know of, marked as such."""
