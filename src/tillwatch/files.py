@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -134,6 +134,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
         writer.writerows(rows)
 
 
+def misspelt_column(columns: Iterable[str], known: Container[str]) -> str | None:
+    """Says which column differs from a known one in capitals alone, and would be ignored; None if none does."""
+    wrong = next((name for name in columns if name not in known and name.lower() in known), None)
+    return None if wrong is None else f"it has a column {wrong!r}; write {wrong.lower()!r}, or it would be ignored."
+
+
 def read_csv(path: Path, *, surplus_ok: bool = True) -> list[dict[str, str]]:
     """Reads rows under a header, with or without a byte order mark, as text.
 
@@ -143,12 +149,15 @@ def read_csv(path: Path, *, surplus_ok: bool = True) -> list[dict[str, str]]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is no CSV in UTF-8, or has surplus fields.
+        ValueError: if it is no CSV in UTF-8, has a column twice, or surplus fields.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
             reader = csv.DictReader(file)
             rows = []
+            header = [name.strip() for name in reader.fieldnames or ()]
+            if twice := [name for place, name in enumerate(header) if name and name in header[:place]]:
+                raise ValueError(f"its header has the column {twice[0]!r} twice")
             for row in reader:
                 if None in row and not surplus_ok:
                     raise ValueError(f"line {reader.line_num} has more fields than the header")

@@ -1,11 +1,12 @@
-"""The audit's tables."""
+"""The audit's tables, and what it finds."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from tillwatch.data.audit import tables
-from tillwatch.data.catalog import Clip
+from tillwatch.data.audit import find_problems, tables
+from tillwatch.data.catalog import Catalog, Clip
 
 
 def lasting(seconds: float | None) -> Clip:
@@ -24,3 +25,22 @@ def test_lengths_stand_in_their_order_and_their_bounds_belong_to_the_longer() ->
         ("60 or more", 2),
         ("unknown", 1),
     ]
+
+
+def places_of(scenes: list[list[str]], labels: dict[str, str]) -> list[str]:
+    clips = tuple(replace(lasting(2.0), name=name, label=label) for name, label in labels.items())
+    catalog = Catalog(clips=clips, classes=tuple(sorted(set(labels.values()))))
+    found = find_problems(catalog, {}, (), scenes, num_frames=8)
+    return [one.text for one in found if (one.kind, one.severity) == ("confound", "problem")]
+
+
+def test_a_class_filmed_at_a_place_of_its_own_is_a_problem() -> None:
+    labels = {f"a{n}": "theft" for n in range(12)} | {f"b{n}": "normal" for n in range(12)}
+    of_a, of_b = [name for name in labels if name[0] == "a"], [name for name in labels if name[0] == "b"]
+    told = "of the 12 clips of theft show one scene, which no clip of another class shows: "
+    told += "the place alone tells the class."
+    assert places_of([of_a, of_b[:5], of_b[5:]], labels) == [f"12 {told}"]
+    assert places_of([of_a[:10]], labels) == [f"10 {told}"]
+    assert places_of([of_a[:9]], labels) == []
+    assert places_of([of_a + of_b[:1]], labels) == []
+    assert places_of([of_a], {name: labels[name] for name in of_a}) == [], "one class alone"

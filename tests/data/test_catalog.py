@@ -420,6 +420,8 @@ def test_a_clip_listed_twice(small_root: Path, second: str) -> None:
     ("content", "message"),
     [
         pytest.param(b"name,class\ntheft/a,theft\n", "must name the columns path and label", id="other columns"),
+        pytest.param(b"path,label,Group\ntheft/a,theft,x\n", "has a column 'Group'; write 'group'", id="capitals"),
+        pytest.param(b"path,label,label\ntheft/a,theft,x\n", "has the column 'label' twice", id="a column twice"),
         pytest.param("path,label\ndiebstähle/a,x\n".encode("latin-1"), "cannot be read", id="not UTF-8"),
         pytest.param(b'path,label\n"' + b"x" * 200_000 + b",theft\n", "cannot be read", id="an open quotation mark"),
     ],

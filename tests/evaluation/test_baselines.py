@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tillwatch.evaluation.baselines import measure_baselines, scene_features, scene_note
+from tillwatch.evaluation.baselines import measure_baselines, scene_features
+from tillwatch.evaluation.confounds import scene_note
 from tillwatch.evaluation.paired import cost_note, rivals_of
 
 CLASSES = ("normal", "theft")
@@ -41,7 +42,7 @@ def test_a_scene_that_tells_the_class_is_named_and_noise_is_not(brighter: int, t
     found = measure_baselines(
         {"single frame": features}, labels, {"single frame": test_features}, test_labels, CLASSES, [1]
     )
-    assert ("the scene alone" in (scene_note(found, test_labels, [1]) or "")) == told
+    assert ("the scene alone" in (scene_note(found[1].probabilities, test_labels, [1]) or "")) == told
     assert (found[1].metrics.accuracy > 0.95) == told
 
 

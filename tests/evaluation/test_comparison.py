@@ -82,6 +82,16 @@ def test_clips_that_a_model_learnt_from_decide_nothing(tmp_path: Path) -> None:
     assert "the model learnt from 120 of these 120 clips" in found.verdict
 
 
+def test_clips_whose_groups_were_divided_decide_nothing(tmp_path: Path) -> None:
+    a = table(tmp_path / "a.csv", scored(lambda place: place % 8 == 0))
+    rows = scored(lambda place: place % 8 < 3)
+    b = table(tmp_path / "b.csv", [row | {"fold": place % 5} for place, row in enumerate(rows)])
+    found = compare(a, b)
+    assert all(one.interval is None for one in found.differences.values())
+    assert "nothing says which of" in found.verdict
+    assert f"the figures of {b} leak" in found.verdict
+
+
 def test_other_clips_labels_or_classes_are_no_comparison(tmp_path: Path) -> None:
     rows = scored(lambda place: False)
     a = table(tmp_path / "a.csv", rows)

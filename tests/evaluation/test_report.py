@@ -351,6 +351,38 @@ def test_the_verdict_says_the_worst_that_is_true(tmp_path: Path) -> None:
     assert (tone, "Too few clips to tell: 1" in text) == ("unsure", True)
 
 
+def test_what_the_audit_says_tells_the_classes_apart_is_in_the_verdict(
+    tiny_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    rows = [row | {"split": "test"} for row in simulated(labels=("theft", "normal"))]
+    write_table(run / "predictions.csv", rows)
+    frame = [{"baseline": "single frame", **row} for row in simulated(seed=3, labels=("theft", "normal"))]
+    write_table(run / "baselines.csv", frame)
+
+    def said(severity: str) -> tuple[str, str]:
+        audit = json.loads((run / "audit.json").read_text())
+        text = "Frame rate alone tells the classes apart, AUROC 0.93."
+        audit["findings"] = [{"kind": "confound", "severity": severity, "text": text}]
+        (run / "audit.json").write_text(json.dumps(audit))
+        found = read_evaluated(run)
+        one = verdict(found, summary_of(found), rivals(found))
+        return one.tone, " ".join((one.headline, *one.rest))
+
+    confounded = (
+        "These figures may be of how the clips were made, not of theft: frame rate alone tells the classes apart"
+    )
+    tone, text = said("problem")
+    assert (tone, text.startswith(confounded)) == ("unsure", True)
+    assert "The scene alone gives the class away: one frame, without any motion, reaches an event AUROC of 0.9" in text
+    assert confounded not in said("warning")[1]
+    record = json.loads((run / "evaluation.json").read_text())
+    record["exposure"] |= {"own_clips": False}
+    (run / "evaluation.json").write_text(json.dumps(record))
+    assert confounded not in said("problem")[1], "the audit is of other clips"
+
+
 def test_a_network_that_a_baseline_equals_is_told_so(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run[1], run)
@@ -361,6 +393,7 @@ def test_a_network_that_a_baseline_equals_is_told_so(tiny_run: tuple[Path, Path]
         if row["baseline"] == "majority":
             row |= {"p_theft": 0.5, "p_normal": 0.5}
     write_table(run / "baselines.csv", same)
+    (run / "audit.json").unlink()  # which tells of their brightness
     found = read_evaluated(run)
     compared = {rival.name: rival for rival in rivals(found)}
     assert compared["single frame"].ahead["event_auroc"].value == 0
@@ -386,6 +419,11 @@ def test_a_network_that_a_baseline_equals_is_told_so(tiny_run: tuple[Path, Path]
         (lambda rows: [rows[0] | {"p_theft": "nan"}, *rows[1:]], "1 of 140 clips have scores that are not finite"),
         (lambda rows: [rows[0] | {"p_theft": 0.9, "p_normal": 0.9}, *rows[1:]], "do not sum to 1"),
         (lambda rows: rows[::2], "all 70 clips are of the class 'theft'"),
+        (
+            lambda rows: [row | {"Split": "train"} for row in rows],
+            "has a column 'Split'; write 'split', or it would be",
+        ),
+        (lambda rows: [row | {" path": "x"} for row in rows], "its header has the column 'path' twice"),
     ],
 )
 def test_tables_that_cannot_be_reported_are_one_clear_line(

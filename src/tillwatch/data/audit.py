@@ -26,6 +26,7 @@ _NAMED = 5  # clips of a scene
 _SHORT_SHARE = 0.25  # of the usual length
 _BOUNDS_S = (0.5, 1, 2, 3, 5, 10, 30, 60)
 _LENGTHS = (*(f"under {bound:g}" for bound in _BOUNDS_S), f"{_BOUNDS_S[-1]} or more", "unknown")
+_PLACE_CLIPS, _PLACE_SHARE = 10, 0.8  # of a class, in one scene without others: from there on a place is its label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ def find_problems(
         *_dead(catalog.clips, prints),
         *_short(catalog, num_frames),
         *_copies(catalog.clips, copies),
+        *_places(catalog.clips, scenes),
         *_scenes(catalog.clips, scenes),
     ]
     order = {"problem": 0, "warning": 1, "note": 2}
@@ -170,6 +172,21 @@ def _copies(clips: Sequence[Clip], copies: Sequence[Copy]) -> Iterator[Finding]:
                 f"same footage, from {copy.copy_from_s:.1f} s and {copy.original_from_s:.1f} s on{but}."
             )
         yield Finding(kind=kind, severity="problem" if other else "warning", text=text, clips=names)
+
+
+def _places(clips: Sequence[Clip], scenes: Sequence[Sequence[str]]) -> Iterator[Finding]:
+    """Finds classes that were filmed at a place of their own, which is then as good as their label."""
+    counts = Counter(clip.label for clip in clips)
+    labels = {clip.name: clip.label for clip in clips}
+    for names in scenes:
+        label, others = labels[names[0]], {labels[name] for name in names[1:]} - {labels[names[0]]}
+        if others or len(counts) < 2 or len(names) < max(_PLACE_CLIPS, _PLACE_SHARE * counts[label]):
+            continue
+        text = (
+            f"{len(names)} of the {counts[label]} clips of {label} show one scene, which no clip of another class "
+            "shows: the place alone tells the class."
+        )
+        yield Finding(kind="confound", severity="problem", text=text, clips=tuple(names))
 
 
 def _scenes(clips: Sequence[Clip], scenes: Sequence[Sequence[str]]) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from tillwatch.data.frames import check_frames, is_frame_file, list_frames, natu
 from tillwatch.data.provenance import EXTRACTION_JSON, check_region
 from tillwatch.data.video import is_video_file, probe_video
 from tillwatch.errors import ClipError, ConfigError, DataError, did_you_mean, one_line
-from tillwatch.files import read_csv, readable
+from tillwatch.files import misspelt_column, read_csv, readable
 from tillwatch.threads import thread_pool
 
 CLIPS_CSV = "clips.csv"
@@ -591,6 +591,8 @@ def _read_clips_csv(root: Path) -> dict[str, dict[str, str]]:
         rows = read_csv(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({one_line(error)}).") from None
+    if (told := misspelt_column(rows[0] if rows else (), ("path", "label", "group", "camera", "split"))) is not None:
+        raise DataError(f"{path}: {told}")
     if rows and not {"path", "label"} <= set(rows[0]):
         raise DataError(f"{path}: its first line must name the columns path and label; it has {list(rows[0])}.")
     by_path: dict[str, dict[str, str]] = {}

@@ -186,7 +186,10 @@ def _by_recording(
     timed = len(times) >= 0.8 * len(clips)
     days = {name: times[name].day.isoformat() for name in times}
     stems = {clip.name: series(clip.path.name) for clip in clips}
-    one_place = "one camera sees most of the clips" if scenes else "scenes do not divide the clips"
+    one_place = "scenes do not divide the clips"
+    if scenes:
+        most = 2 * len(scenes[0]) > len(clips)
+        one_place = "one camera sees most of the clips" if most else "a few cameras see the clips of a class"
     ways: list[tuple[bool, Callable[[], list[tuple[str, str]]], ClaimKind, str, str]] = [
         (timed, lambda: _alike(days), "this camera, other days", "day", "the days in their names or containers"),
         (

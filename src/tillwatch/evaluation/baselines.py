@@ -8,19 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tillwatch.clip_spec import event_scores
 from tillwatch.evaluation.metrics import Metrics, compute_metrics
 from tillwatch.models.motion import MotionNetwork, fit_trees
-
-SCENE_NOTE = (
-    "the scene alone gives the class away: one frame, without any motion, reaches an event AUROC of {auroc:.2f}. Look "
-    "for what differs between the classes besides the event: camera, place, time of day, how clips were cut."
-)
 
 _BINS = 8
 _THUMBNAIL = 8
@@ -112,16 +105,3 @@ def measure_baselines(
         )
         for name, values in found.items()
     ]
-
-
-def scene_note(baselines: Sequence[Baseline], labels: NDArray[np.int64], event_indices: Sequence[int]) -> str | None:
-    """Says in a sentence that a single frame tells the class, and more than luck would; None if it does not."""
-    for baseline in baselines:
-        auroc = baseline.metrics.event_auroc
-        if baseline.name == "single frame" and auroc is not None and auroc >= 0.7:
-            is_event = np.isin(labels, list(event_indices))
-            scores = event_scores(baseline.probabilities, event_indices)
-            # Few clips reach 0.7 by luck.
-            if mannwhitneyu(scores[is_event], scores[~is_event], alternative="greater").pvalue < 0.05:
-                return SCENE_NOTE.format(auroc=auroc)
-    return None

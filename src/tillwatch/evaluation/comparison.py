@@ -98,7 +98,7 @@ def compare(first: Path, second: Path, event: Sequence[str] | None = None) -> Co
     theirs = Scored(probabilities=b.probabilities[:, order][..., columns], thresholds=b.thresholds[:, order])
     groups, notes = _groups(a, tuple(b.groups[place] for place in order))
     compared = differences(a.labels, ours, theirs, groups, a.event_indices, NAMES)
-    if (why := a.exposure.why_no_claim or b.exposure.why_no_claim) is not None:
+    if (why := _why_none(a) or _why_none(b)) is not None:
         compared = {name: replace(one, interval=None, reason=why) for name, one in compared.items()}
     right_a, right_b = ((one.probabilities.argmax(-1) == a.labels).mean(0) for one in (ours, theirs))
     return Comparison(
@@ -159,6 +159,13 @@ def _groups(a: Evaluated, theirs: tuple[str, ...]) -> tuple[tuple[str, ...], tup
     if a.groups == a.names:
         return theirs, ()
     return a.groups, ("the two tables name other groups; those of A are used.",)
+
+
+def _why_none(one: Evaluated) -> str | None:
+    """Says why no interval may stand beside a difference from these figures, and so no verdict; None if one may."""
+    if one.exposure.groups_divided:
+        return f"no interval: the figures of {one.source} leak, as clips of one group were learnt from and measured."
+    return one.exposure.why_no_claim
 
 
 def _summary(found: Evaluated, groups: tuple[str, ...]) -> Summary:

@@ -11,6 +11,7 @@ from scipy.stats import mannwhitneyu
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
+from tillwatch.clip_spec import event_scores
 from tillwatch.data.catalog import Clip
 from tillwatch.data.fingerprints import Fingerprint
 from tillwatch.evaluation.figures import auroc
@@ -18,6 +19,11 @@ from tillwatch.evaluation.intervals import group_interval
 
 #: AUROC over which a cue is flagged, if chance is excluded.
 FLAGGED_OVER = 0.7
+
+SCENE_NOTE = (
+    "the scene alone gives the class away: one frame, without any motion, reaches an event AUROC of {auroc:.2f}. Look "
+    "for what differs between the classes besides the event: camera, place, time of day, how clips were cut."
+)
 
 _FOLDS = 5
 _RARE_CHANCE = 0.01  # where no interval can be given, what a rank test must stay below
@@ -128,3 +134,24 @@ def _measure(
 def _numbered(names: Sequence[str]) -> NDArray[np.float64]:
     known = sorted(set(names))
     return np.array([known.index(name) for name in names], np.float64)
+
+
+def scene_note(
+    single_frame: NDArray[np.float64] | None, labels: NDArray[np.int64], event_indices: Sequence[int]
+) -> str | None:
+    """Says in a sentence that a single frame tells the class, and more than luck would; None if it does not.
+
+    Args:
+        single_frame: its scores, float64 ``(N, classes)``; None if it was not measured.
+        labels: int64 ``(N,)``.
+        event_indices: columns of the event's classes.
+    """
+    is_event = np.isin(labels, list(event_indices))
+    if single_frame is None or is_event.all() or not is_event.any():
+        return None
+    scores = event_scores(single_frame, event_indices)
+    reached = auroc(is_event, scores, np.ones(len(scores)))
+    if reached < FLAGGED_OVER:
+        return None
+    by_luck = float(mannwhitneyu(scores[is_event], scores[~is_event], alternative="greater").pvalue)
+    return SCENE_NOTE.format(auroc=reached) if by_luck < 0.05 else None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tillwatch.evaluation.confounds import scene_note
 from tillwatch.evaluation.evaluated import UNGROUPED_NOTE, Evaluated
 from tillwatch.evaluation.intervals import MIN_CLIPS
 from tillwatch.evaluation.numbers import readable, readable_hours
@@ -120,6 +121,12 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
         return _verdict("unsure", f"Too few clips to tell: {fewer} {kind} clips in all. Collect more.", rest)
     if auroc.value is not None and (auroc.value if auroc.interval is None else auroc.interval.low) <= _GUESSING:
         return _verdict("bad", f"As far as these clips show, the model finds {event} no better than guessing.", rest)
+    if (confound := _confound(found)) is not None:
+        return _verdict(
+            "unsure",
+            f"These figures may be of how the clips were made, not of {event}: {confound[:1].lower()}{confound[1:]}",
+            rest,
+        )
     if best is not None and not best.ahead["balanced_accuracy"].ahead:
         return _verdict(
             "unsure",
@@ -134,6 +141,23 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
     in_doubt = found.exposure.chosen_on or found.exposure.doubt or UNGROUPED_NOTE in found.notes
     tone = "good" if auroc.interval is not None and not in_doubt and point.found else "unsure"
     return _verdict(tone, headline, rest)
+
+
+def _confound(found: Evaluated) -> str | None:
+    """Returns what the audit says tells the classes apart besides the event; None if nothing, or of other clips."""
+    if not found.exposure.own_clips:
+        return None
+    findings = found.audit.get("findings")
+    for one in findings if isinstance(findings, list) else ():
+        if isinstance(one, Mapping) and one.get("kind") == "confound" and one.get("severity") == "problem":
+            return str(one.get("text"))
+    return None
+
+
+def _scene(found: Evaluated) -> str | None:
+    """Returns the note on what a single frame tells, of the first repeat; None if it tells nothing."""
+    frame = next((one.probabilities[0] for one in found.baselines if one.name == "single frame"), None)
+    return scene_note(frame, found.labels, found.event_indices)
 
 
 _PLAIN = {
@@ -185,6 +209,8 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
                 else f" (95 % interval {100 * ahead.interval.low:+.0f} to {100 * ahead.interval.high:+.0f})"
             )
             plain = _PLAIN.get(best.name, best.name)
+            if (scene := _scene(found)) is not None:
+                sentences.append(scene[:1].upper() + scene[1:])
             sentences.append(f"Against the best simple method, {plain}, it is {by} in balanced accuracy{around}.")
     elif not found.baselines:
         sentences.append(

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tillwatch.errors import DataError, did_you_mean, one_line
-from tillwatch.files import read_csv
+from tillwatch.files import misspelt_column, read_csv
 
 _PREFIX = "p_"
+_COLUMNS = ("path", "label", "group", "split", "repeat", "fold", "camera")
 _SUM_TOLERANCE = 1e-3  # tables of other programs often hold four digits
 
 
@@ -52,12 +53,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Reads the rows of a table of predictions as they stand.
 
     Raises:
-        DataError: if it cannot be read.
+        DataError: if it cannot be read, or a column is another in capitals.
     """
     try:
         rows = read_csv(path, surplus_ok=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}).") from None
+    if (told := misspelt_column(rows[0] if rows else (), _COLUMNS)) is not None:
+        raise DataError(f"{path}: {told}")
     if pathless := [line for line, row in enumerate(rows, start=2) if not row.get("path", "-").strip()]:
         raise DataError(f"{path}: {len(pathless)} of {len(rows)} rows have no path, the first is line {pathless[0]}.")
     return rows

@@ -14,7 +14,8 @@ from tillwatch.clip_spec import draft_for
 from tillwatch.data.catalog import Clip, Skip, count_and_names
 from tillwatch.data.dataset import VideoFrameDataset
 from tillwatch.data.transforms import ClipTransform
-from tillwatch.evaluation.baselines import Baseline, measure_baselines, scene_features, scene_note
+from tillwatch.evaluation.baselines import Baseline, measure_baselines, scene_features
+from tillwatch.evaluation.confounds import scene_note
 from tillwatch.evaluation.evaluate import Evaluation
 from tillwatch.evaluation.evaluated import BASELINES_CSV
 from tillwatch.evaluation.paired import Rival, cost_note, rivals_of
@@ -68,7 +69,8 @@ def compare_with_baselines(out: Path, classifier: Classifier, job: Job, evaluati
         [clip.group for clip in tested],
         spec.event_indices,
     )
-    told = (cost_note(rivals), scene_note(baselines, test_labels, spec.event_indices))
+    frame = next((one.probabilities for one in baselines if one.name == "single frame"), None)
+    told = (cost_note(rivals), scene_note(frame, test_labels, spec.event_indices))
     notes = [note for note in told if note]
     _write(out, baselines, rivals, tested, spec.classes, notes)
     ours = "this model" if spec.arch == MOTION_ARCH else "this network"
