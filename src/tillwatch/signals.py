@@ -13,6 +13,8 @@ from typing import Any
 #: Those that ask a program to stop.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_THEN = "_tillwatch_then"  # of what ignores signals: whom they go to after that
+
 
 @contextmanager
 def signals_later() -> Iterator[None]:
@@ -46,7 +48,7 @@ def ignore_signals(seconds: float, before: Mapping[int, Any] | None = None) -> N
     if threading.current_thread() is not threading.main_thread():
         return
     until = time.monotonic() + seconds
-    then = before or {number: signal.getsignal(number) for number in SIGNALS}
+    then = before or {number: handler_of(number) for number in SIGNALS}
 
     def late(number: int, _frame: FrameType | None) -> None:
         if time.monotonic() < until:
@@ -55,5 +57,14 @@ def ignore_signals(seconds: float, before: Mapping[int, Any] | None = None) -> N
             signal.signal(one, handler)
         signal.raise_signal(number)
 
+    setattr(late, _THEN, then)
     for number in then:
         signal.signal(number, late)
+
+
+def handler_of(number: int) -> Any:
+    """Returns whom a signal goes to, once it is no longer ignored."""
+    handler = signal.getsignal(number)
+    while hasattr(handler, _THEN):
+        handler = getattr(handler, _THEN)[number]
+    return handler

@@ -419,10 +419,18 @@ def test_clips_that_came_or_went_since(
         resume(run, log=quiet())
     for number in range(4):
         (tmp_path / str(number)).rename(data / "normal" / f"day{number}_{number}")
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
     log = quiet()
     resume(run, log=log)
+    assert "changed since the run began" not in log.console.export_text(clear=False)
     assert "1 (theft/day9_99) not used: not there when the run began." in log.console.export_text()
     assert learnt(run) == learnt(whole)
+    shutil.rmtree(data / "theft" / "day0_0")
+    shutil.copytree(data / "theft" / "day1_1", data / "theft" / "day0_0")  # as many frames
+    log = quiet()
+    resume(again, log=log)
+    assert "1 (theft/day0_0) changed since the run began: read as they are now." in log.console.export_text()
 
 
 def test_labels_that_are_others_since_are_refused(
@@ -463,7 +471,14 @@ def test_settings_edited_since_are_refused_by_name(
         resume(run, log=quiet())
     assert (run / "config.yaml").read_text() == edited + "patience: 2\n"
     (run / "config.yaml").write_text(written.replace(f"checkpoint_minutes: {minutes}\n", "checkpoint_minutes: 3.0\n"))
-    assert resume(run, log=quiet()) is not None
+    if minutes:
+        (run / "unfinished").write_bytes(b"")
+    log = quiet()
+    assert resume(run, log=log) is not None
+    doubted = "unfinished is not whole: whether config.yaml is as it was cannot be told; taken as it is." in (
+        log.console.export_text()
+    )
+    assert doubted == bool(minutes)
 
 
 @pytest.mark.parametrize(

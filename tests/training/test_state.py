@@ -25,6 +25,7 @@ from tillwatch.data.catalog import Skip
 from tillwatch.errors import Interrupted, RunError
 from tillwatch.files import DigestWriter
 from tillwatch.models.architectures import write_tensors
+from tillwatch.signals import handler_of
 from tillwatch.training.interrupts import Interrupts
 from tillwatch.training.runlog import EpochMetrics
 from tillwatch.training.state import Checkpoints, MadeOf, TrainingState, find_checkpoints, read_checkpoint
@@ -410,7 +411,7 @@ def _send_two() -> None:
 
 
 def test_a_signal_sent_twice_is_one_also_where_it_is_obeyed_at_once() -> None:
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: handler_of(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(Interrupted) as stopped, Interrupts("go on", 0.3):
             _send_two()

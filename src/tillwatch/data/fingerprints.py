@@ -114,6 +114,18 @@ def content_size(clip: Clip | Found) -> int:
     return sum(path.stat().st_size for path in ([clip.path] if clip.is_video else list_frames(clip.path)))
 
 
+def bytes_of(clips: Sequence[Clip]) -> dict[str, str]:
+    """Returns how many bytes each clip's files have, by name; nothing for those that are gone."""
+    return {clip.name: _bytes_of(clip) for clip in clips}
+
+
+def _bytes_of(clip: Clip) -> str:
+    try:
+        return str(content_size(clip))
+    except (OSError, ClipError):
+        return ""
+
+
 def _take(clip: Clip) -> Fingerprint | None:
     rate = clip.fps or _ASSUMED_FPS
     step = max(1, math.ceil(rate / _FPS - 0.01), -(-clip.num_frames // _MOST_FRAMES))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tillwatch.clip_spec import event_scores
 from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import Clip
+from tillwatch.data.fingerprints import bytes_of
 from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, Interrupted, RunError, one_line, reason_of
 from tillwatch.evaluation.audit_report import AUDIT_JSON
@@ -54,7 +55,7 @@ from tillwatch.training.out_of_fold import (
     read_fold_point,
 )
 from tillwatch.training.prepare import Job, paths_read, prepare, resolved, with_hours
-from tillwatch.training.resume import bytes_of, refuse_other_clips, refuse_other_settings, settings_record, write_sides
+from tillwatch.training.resume import refuse_other_clips, refuse_other_settings, settings_record, write_sides
 from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import RunLog
 

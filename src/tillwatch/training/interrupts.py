@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from tillwatch.errors import Interrupted
-from tillwatch.signals import SIGNALS, ignore_signals
+from tillwatch.signals import SIGNALS, handler_of, ignore_signals
 
 #: Signals so soon after one another are one, which came twice.
 SAME_WITHIN_S = 1.0
@@ -51,7 +51,9 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._take) for signum in SIGNALS}
+            self._before = {signum: handler_of(signum) for signum in SIGNALS}
+            for signum in SIGNALS:
+                signal.signal(signum, self._take)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:

@@ -25,6 +25,7 @@ from tillwatch.errors import DataError
 from tillwatch.evaluation.audit_report import AUDIT_JSON
 from tillwatch.evaluation.evaluate import Evaluation
 from tillwatch.evaluation.metrics import balanced_accuracy
+from tillwatch.evaluation.runs import UNFINISHED
 from tillwatch.files import write_json, write_text
 from tillwatch.models.backbones import KINETICS, build_model, digest_around
 from tillwatch.models.motion import ARCH as MOTION
@@ -150,7 +151,11 @@ def resume(
         checkpoints = Checkpoints(run, config.checkpoint_minutes, log.note, interrupts, asked=devices.any_signal)
         last = checkpoints.read_last()
         checkpoints.begun = read_mark(run) if last is None else beginning_of(last)
-        if checkpoints.begun.clips:
+        if not checkpoints.begun.clips:
+            log.note(
+                f"{run / UNFINISHED} is not whole: whether config.yaml is as it was cannot be told; taken as it is."
+            )
+        else:
             refuse_edits(run, checkpoints.begun.settings, begun.config)
         recorded = read_recorded(run, checkpoints.begun.clips)
         # A checkpoint has weights of its own: those that the run began with may be gone.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tillwatch.clip_spec import FrameStep
 from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, count_and_names
+from tillwatch.data.fingerprints import bytes_of
 from tillwatch.data.splits import SIDES
 from tillwatch.data.video import is_video_file
 from tillwatch.errors import DataError, RunError, one_line
@@ -61,7 +62,8 @@ class Recorded:
             note(f"{name} is gone or damaged since the run began: it is left out from here on.")
         if new := [name for name in found if name not in self.rows]:
             note(f"{count_and_names(new)} not used: not there when the run began.")
-        changed = [name for name in self.rows if name in found and _frames(self.rows[name]) != found[name].num_frames]
+        sizes = bytes_of(catalog.clips)
+        changed = [name for name in self.rows if name in found and self._changed(found[name], sizes[name])]
         if changed:
             note(f"{count_and_names(changed)} changed since the run began: read as they are now.")
         names = self.order or [*(name for name in found if name in self.rows), *gone]
@@ -70,6 +72,10 @@ class Recorded:
             for name in names
         )
         return replace(catalog, clips=clips), {name: self.rows[name]["split"] for name in names}
+
+    def _changed(self, clip: Clip, size: str) -> bool:
+        row = self.rows[clip.name]
+        return _frames(row) != clip.num_frames or bool(row.get("bytes") and row["bytes"] != size)
 
     def _gone(self, name: str, data: Path, step: FrameStep) -> Clip:
         row, is_video = self.rows[name], is_video_file(Path(name))

@@ -11,8 +11,7 @@ import yaml
 
 from tillwatch.config import RESUME_MAY_CHANGE, TrainConfig, flag, read_yaml, to_yaml
 from tillwatch.data.catalog import Clip, count_and_names
-from tillwatch.data.fingerprints import content_size
-from tillwatch.errors import ClipError, ConfigError, RunError, one_line
+from tillwatch.errors import ConfigError, RunError, one_line
 from tillwatch.files import read_csv, write_csv
 from tillwatch.training.recorded import relabelled
 
@@ -139,13 +138,10 @@ def refuse_other_settings(
         raise RunError(f"{out} was begun with other settings: {told}. Give another --out{advice}.")
 
 
-def bytes_of(clips: Sequence[Clip]) -> dict[str, str]:
-    """Returns how many bytes each clip's files have, by name; nothing for those that are gone."""
-    return {clip.name: _bytes_of(clip) for clip in clips}
-
-
 def write_sides(path: Path, sides: Mapping[str, str], clips: Sequence[Clip], sizes: Mapping[str, str]) -> None:
-    """Writes the split that something is begun with: the side, the label and the bytes (:func:`bytes_of`) of clips."""
+    """Writes the split that something is begun with: the side, the label and the bytes of clips, as
+    :func:`~tillwatch.data.fingerprints.bytes_of` has them.
+    """
     label_of = {clip.name: clip.label for clip in clips}
     rows = [
         {"path": name, "label": label_of[name], "split": side, "bytes": sizes[name]}
@@ -163,7 +159,7 @@ def refuse_other_clips(
         out: its folder.
         path: of the split.
         sides, clips: as they are now.
-        sizes: of them, as :func:`bytes_of` has them.
+        sizes: of them, as :func:`~tillwatch.data.fingerprints.bytes_of` has them.
         advice: what else to do.
 
     Raises:
@@ -184,13 +180,6 @@ def refuse_other_clips(
         )
     if began != dict(sides):
         raise RunError(f"{out} was begun with other clips or groups; give another --out{advice}.")
-
-
-def _bytes_of(clip: Clip) -> str:
-    try:
-        return str(content_size(clip))
-    except (OSError, ClipError):
-        return ""
 
 
 def _changes(older: Mapping[str, Any], now: Mapping[str, Any], may_differ: Container[str] = ()) -> str:

@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 
 from tillwatch.config import TrainConfig, to_yaml
+from tillwatch.data.fingerprints import bytes_of
 from tillwatch.data.sampler import derive_seed
 from tillwatch.errors import ConfigError, RunError, one_line, reason_of
 from tillwatch.files import shell_word, write_csv, write_text
@@ -27,7 +28,7 @@ from tillwatch.training.guard import NonFiniteError
 from tillwatch.training.interrupts import SAME_WITHIN_S, Interrupts
 from tillwatch.training.loop import learn_apart
 from tillwatch.training.prepare import Job, on_split, paths_read, prepare, resolved
-from tillwatch.training.resume import bytes_of, refuse_other_clips, refuse_other_settings, settings_record, write_sides
+from tillwatch.training.resume import refuse_other_clips, refuse_other_settings, settings_record, write_sides
 from tillwatch.training.run_folder import check_run_folder
 from tillwatch.training.runlog import EpochMetrics, RunLog
 from tillwatch.training.search_space import Space, as_given, parse_space, suggest
