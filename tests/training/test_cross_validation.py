@@ -233,6 +233,27 @@ def test_a_signal_inside_a_fold_is_gone_on_from_there(
     assert (out / "predictions.csv").read_bytes() == (crossval / "predictions.csv").read_bytes()
 
 
+def test_a_signal_between_two_folds_is_gone_on_from_there(
+    tiny_run: tuple[Path, Path], tiny_config: Any, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = cross_validation.write_text
+
+    def write_text(path: Path, text: str) -> None:
+        original(path, text)
+        if path.name == "1.done":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(cross_validation, "write_text", write_text)
+    config = tiny_config(epochs=1, group_pattern=r"day\d")
+    with pytest.raises(Interrupted, match=r"^interrupted; the same tillwatch crossval goes on$") as end:
+        cross_validate(tiny_run[0], tmp_path / "cv", config, Folds(folds=2), quiet())
+    assert end.value.signum == signal.SIGTERM
+    monkeypatch.undo()
+    log = quiet()
+    cross_validate(tiny_run[0], tmp_path / "cv", config, Folds(folds=2), log)
+    assert "fold 1 of 2: done before" in log.console.export_text()
+
+
 def test_hours_of_footage_and_a_budget_reach_every_fold_and_the_final_model_goes_without(
     tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, make_video: Any
 ) -> None:
