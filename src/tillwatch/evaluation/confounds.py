@@ -73,7 +73,7 @@ def cue_values(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> dict
         "aspect": (widths / heights).round(3),
         "frame rate": np.array([clip.fps or 0.0 for clip in clips]).round(2),
         "length": seconds,
-        "frames": np.array([clip.num_frames for clip in clips], np.float64),
+        "number of frames": np.array([clip.num_frames for clip in clips], np.float64),
         "brightness": np.array([one.frames.mean() for one in taken]),
         "contrast": np.array([one.frames.std((1, 2)).mean() for one in taken]),
         "bytes a second": sizes / seconds,
