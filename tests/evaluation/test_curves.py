@@ -84,11 +84,9 @@ def test_repeats_of_the_same_scores_leave_curves_and_bands_as_they_are() -> None
     both = np.stack([scores, np.roll(scores, 2)])
     mixed = roc_curve(event, both, groups)
     assert mixed is not None
-    assert [(place.x, place.y) for place in mixed.band if place.x < 1] == [
-        (pytest.approx((both[:, ~event] >= t).mean()), pytest.approx((both[:, event] >= t).mean()))
-        for t in np.unique(np.quantile(both, np.linspace(0, 1, PLACES), method="nearest"))[::-1]
-        if (both[:, ~event] >= t).mean() < 1
-    ]
+    thresholds = np.unique(np.quantile(both, np.linspace(0, 1, PLACES), method="nearest"))[::-1]
+    assert [place.x for place in mixed.band] == pytest.approx([(both[:, ~event] >= t).mean() for t in thresholds])
+    assert [place.y for place in mixed.band] == pytest.approx([(both[:, event] >= t).mean() for t in thresholds])
 
 
 def test_precision_has_no_band_where_the_other_clips_fall_into_too_few_groups() -> None:

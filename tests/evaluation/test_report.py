@@ -19,7 +19,7 @@ import yaml
 from tillwatch.cli import main
 from tillwatch.errors import ConfigError, DataError, RunError
 from tillwatch.evaluation import filmstrips, publish
-from tillwatch.evaluation.evaluated import UNGROUPED_NOTE, Told, read_evaluated
+from tillwatch.evaluation.evaluated import Told, read_evaluated
 from tillwatch.evaluation.exposure import CHOSEN_GROUPS_NOTE
 from tillwatch.evaluation.filmstrips import choose_shown
 from tillwatch.evaluation.findings import rivals, summary_of, verdict
@@ -151,7 +151,9 @@ def test_the_page_asks_for_nothing_and_allows_its_own_script_alone(tmp_path: Pat
 
 def test_the_explorer_knows_what_each_threshold_does(tmp_path: Path) -> None:
     rows = simulated()
-    data = explorer_of(page_of(write_table(tmp_path / "p.csv", rows), threshold=0.3333, normal_hours=5))
+    page = page_of(write_table(tmp_path / "p.csv", rows), threshold=0.3333, normal_hours=5)
+    assert "Whether these clips had a part in choosing it is for whoever gave it to say." in text_of(page)
+    data = explorer_of(page)
     scores = np.array([row["p_theft"] for row in rows])
     event = np.array([row["label"] == "theft" for row in rows])
     assert len(data["rows"]) == SLIDER_STEPS + 1
@@ -308,23 +310,24 @@ def test_a_table_that_divides_groups_between_training_and_test_flatters(tmp_path
     assert "held out of training" not in told
     apart = [row | {"group": f"{row['group']} {row['split']}"} for row in divided]
     assert "These figures flatter" not in text_of(render_report(read_evaluated(write_table(tmp_path / "p.csv", apart))))
-    for tested_in, flatters in ((lambda place: place % 5, True), (lambda place: place // 10 % 5, False)):
-        folds = [row | {"fold": tested_in(place)} for place, row in enumerate(rows)]
+    for clips_a_fold, flatters in ((1, True), (10, False)):
+        folds = [row | {"fold": place // clips_a_fold % 5} for place, row in enumerate(rows)]
         told = text_of(page_of(write_table(tmp_path / "p.csv", folds)))
         assert ("These figures flatter" in told) == flatters
 
 
 def test_a_table_without_groups_says_so_first_and_is_not_green(tmp_path: Path) -> None:
+    ungrouped = "No row has a group: each clip is a group of its own, and intervals may be too narrow."
     rows = [{name: value for name, value in row.items() if name != "group"} for row in simulated()]
     for table in (rows, [row | {"group": ""} for row in rows]):
         found = read_evaluated(write_table(tmp_path / "p.csv", table))
         assert verdict(found, summary_of(found), rivals(found)).tone == "unsure"
         told = text_of(render_report(found))
-        assert told.index(UNGROUPED_NOTE) < told.index("Group by group")
+        assert told.index(ungrouped) < told.index("Group by group")
     one = read_evaluated(
         write_table(tmp_path / "p.csv", [{**row, "group": ""} for row in rows[:-1]] + [{**rows[-1], "group": "g"}])
     )
-    assert UNGROUPED_NOTE not in one.notes
+    assert ungrouped not in one.notes
     assert any("without a group: each is a group of its own." in note for note in one.notes)
 
 
@@ -377,6 +380,11 @@ def test_what_the_audit_says_tells_the_classes_apart_is_in_the_verdict(
     assert (tone, text.startswith(confounded)) == ("unsure", True)
     assert "The scene alone gives the class away: one frame, without any motion, reaches an event AUROC of 0.9" in text
     assert confounded not in said("warning")[1]
+    (run / "baselines.csv").unlink()
+    assert said("warning")[0] == "good"
+    audit = json.loads((run / "audit.json").read_text())
+    (run / "audit.json").write_text(json.dumps(audit | {"groups": audit["groups"] | {"source": "none"}}))
+    assert said("warning")[0] == "unsure", "nothing says what belongs together"
     record = json.loads((run / "evaluation.json").read_text())
     record["exposure"] |= {"own_clips": False}
     (run / "evaluation.json").write_text(json.dumps(record))

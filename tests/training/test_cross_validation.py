@@ -23,7 +23,7 @@ from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, DataError, Interrupted, RunError
 from tillwatch.evaluation.evaluated import read_evaluated
 from tillwatch.evaluation.findings import summary_of
-from tillwatch.files import write_csv
+from tillwatch.files import write_csv, write_text
 from tillwatch.training import cross_validation, loop
 from tillwatch.training.cross_validation import Folds, cross_validate
 from tillwatch.training.guard import StepGuard
@@ -236,14 +236,12 @@ def test_a_signal_inside_a_fold_is_gone_on_from_there(
 def test_a_signal_between_two_folds_is_gone_on_from_there(
     tiny_run: tuple[Path, Path], tiny_config: Any, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = cross_validation.write_text
-
-    def write_text(path: Path, text: str) -> None:
-        original(path, text)
+    def signalled(path: Path, text: str) -> None:
+        write_text(path, text)
         if path.name == "1.done":
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(cross_validation, "write_text", write_text)
+    monkeypatch.setattr(cross_validation, "write_text", signalled)
     config = tiny_config(epochs=1, group_pattern=r"day\d")
     with pytest.raises(Interrupted, match=r"^interrupted; the same tillwatch crossval goes on$") as end:
         cross_validate(tiny_run[0], tmp_path / "cv", config, Folds(folds=2), quiet())

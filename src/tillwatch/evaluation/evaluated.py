@@ -22,8 +22,8 @@ from tillwatch.evaluation.operating_point import choose_threshold
 from tillwatch.evaluation.predictions import Predictions, predictions_of, read_rows
 from tillwatch.files import read_csv
 
-#: Stands above the figures of a table that names no group.
-UNGROUPED_NOTE = "No row has a group: each clip is a group of its own, and intervals may be too narrow."
+#: How an operating point came about that somebody gave.
+GIVEN = "given with --threshold"
 
 PREDICTIONS_CSV, BASELINES_CSV = "predictions.csv", "baselines.csv"
 
@@ -80,6 +80,7 @@ class Evaluated:
         notes: sentences that must stand beside the figures.
         baselines: what needs no network, on the same clips.
         clips: the run's clips.csv by path; empty for a table.
+        groups_told: whether anything says what belongs together; otherwise each clip is a group of its own.
         cameras: of each clip, as the data set's clips.csv or the table says, else by its name; empty where unknown.
         record, model, settings, audit: evaluation.json, model.json, config.yaml or crossval.yaml, and audit.json; empty
             where there is none.
@@ -107,6 +108,7 @@ class Evaluated:
     notes: tuple[str, ...] = ()
     baselines: tuple[Contender, ...] = ()
     clips: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    groups_told: bool = True
     cameras: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -190,6 +192,9 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     threshold, source = _point(record, told)
     normal = [name for name, label in zip(first.names, first.labels, strict=True) if first.classes[label] not in event]
     exposure = read_exposure(record) or _exposure(folder, record, rows, run == folder)
+    audit = _json(run / "audit.json")
+    groups = audit.get("groups")
+    ungrouped = exposure.own_clips and isinstance(groups, Mapping) and groups.get("source") == "none"
     whole = "crossval" if crossval else "final" if of_folds else "run"
     return Evaluated(
         source=folder,
@@ -217,7 +222,8 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         record=record,
         model=_json(run / "model.json"),
         settings=settings,
-        audit=_json(run / "audit.json"),
+        audit=audit,
+        groups_told=not ungrouped,
         epochs=_rows(run / "metrics.csv"),
     )
 
@@ -245,7 +251,7 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     if grouped and alone:
         notes.append(f"{count_and_names(alone)} without a group: each is a group of its own.")
     elif not grouped:
-        notes.append(UNGROUPED_NOTE)
+        notes.append("No row has a group: each clip is a group of its own, and intervals may be too narrow.")
     if not wanted.all():
         others = ", ".join(f"{count} {side or 'without a split'}" for side, count in _counted(splits[~wanted]))
         notes.append(
@@ -257,7 +263,7 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     scores = event_scores(probabilities, [first.classes.index(name) for name in event])
     threshold, source = 0.5, "default, not chosen on data"
     if told.threshold is not None:
-        threshold, source = told.threshold, "given with --threshold"
+        threshold, source = told.threshold, GIVEN
     elif (chosen := splits == "validation").any() and len(set(is_event[chosen])) == 2:
         choice = choose_threshold(scores[0, chosen], is_event[chosen])
         threshold, source = choice.threshold, choice.source
@@ -279,6 +285,7 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         exposure=exposure,
         normal_hours=None if exposure.learnt_from else hours,
         hours_told=hours is not None,
+        groups_told=bool(grouped),
         told=told,
         cameras=_cameras(tuple(np.array(first.names, dtype=object)[wanted]), {row["path"]: row for row in rows}),
         notes=tuple(notes),
@@ -414,7 +421,7 @@ def contenders_of(rows: Sequence[Mapping[str, str]], first: Predictions, path: P
 
 def _point(record: Mapping[str, Any], told: Told) -> tuple[float, str]:
     if told.threshold is not None:
-        return told.threshold, "given with --threshold"
+        return told.threshold, GIVEN
     point = record.get("operating_point")
     if isinstance(point, Mapping) and isinstance(point.get("threshold"), int | float):
         return float(point["threshold"]), str(point.get("source", "not told"))

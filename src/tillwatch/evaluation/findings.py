@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tillwatch.evaluation.confounds import scene_note
-from tillwatch.evaluation.evaluated import UNGROUPED_NOTE, Evaluated
+from tillwatch.evaluation.evaluated import Evaluated
 from tillwatch.evaluation.intervals import MIN_CLIPS
 from tillwatch.evaluation.numbers import readable, readable_hours
 from tillwatch.evaluation.paired import Rival, rivals_of, strongest
@@ -138,7 +138,7 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
     headline = f"The model found {round(point.found / found.repeats, 1):g} of {events} {event} clips{again}"
     alarms = point.found + point.false_alarms
     headline += f"; {point.false_alarms} of {whose} {alarms} alarms were false." if alarms else "."
-    in_doubt = found.exposure.chosen_on or found.exposure.doubt or UNGROUPED_NOTE in found.notes
+    in_doubt = found.exposure.chosen_on or found.exposure.doubt or not found.groups_told
     tone = "good" if auroc.interval is not None and not in_doubt and point.found else "unsure"
     return _verdict(tone, headline, rest)
 

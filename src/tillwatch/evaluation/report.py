@@ -19,7 +19,7 @@ from tillwatch.data.splits import n_groups
 from tillwatch.errors import RunError, one_line
 from tillwatch.evaluation import plots
 from tillwatch.evaluation.curves import Step, pr_curve, roc_curve, threshold_steps
-from tillwatch.evaluation.evaluated import Evaluated, Told, read_evaluated
+from tillwatch.evaluation.evaluated import GIVEN, Evaluated, Told, read_evaluated
 from tillwatch.evaluation.exposure import CROSS_VALIDATION
 from tillwatch.evaluation.findings import parts, pooled, rivals, summary_of, verdict
 from tillwatch.evaluation.intervals import MIN_GROUPS
@@ -314,6 +314,8 @@ def _point_note(found: Evaluated) -> str:
         if found.own_thresholds is not None:
             note += " The figures above do not: there each fold has its own threshold, chosen without its test clips."
         return note
+    if source == GIVEN:
+        return "Whether these clips had a part in choosing it is for whoever gave it to say."
     return "None of these clips had a part in that." if "validation" in source and not exposure.doubt else ""
 
 
