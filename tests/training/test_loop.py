@@ -68,7 +68,7 @@ def test_every_clip_is_accounted_for_and_no_group_is_on_two_sides(tiny_run: tupl
     data, run = tiny_run
     rows = rows_of(run / "clips.csv")
     assert {row["path"] for row in rows} == {f"{p.parent.name}/{p.name}" for p in data.glob("*/*")}
-    assert list(rows[0]) == ["path", "label", "group", "camera", "split", "frames", "fps", "seconds", "status"]
+    assert list(rows[0]) == ["path", "label", "group", "camera", "split", "frames", "fps", "seconds", "bytes", "status"]
     sides = defaultdict(set)
     for row in rows:
         assert row["group"] == Path(row["path"]).name[:4]
