@@ -366,7 +366,7 @@ def test_what_the_audit_says_tells_the_classes_apart_is_in_the_verdict(
 
     def said(severity: str) -> tuple[str, str]:
         audit = json.loads((run / "audit.json").read_text())
-        text = "Frame rate alone tells the classes apart, AUROC 0.93."
+        text = "frame rate alone tells the classes apart, AUROC 0.93."
         audit["findings"] = [{"kind": "confound", "severity": severity, "text": text}]
         (run / "audit.json").write_text(json.dumps(audit))
         found = read_evaluated(run)
@@ -374,7 +374,7 @@ def test_what_the_audit_says_tells_the_classes_apart_is_in_the_verdict(
         return one.tone, " ".join((one.headline, *one.rest))
 
     confounded = (
-        "These figures may be of how the clips were made, not of theft: frame rate alone tells the classes apart"
+        "These figures may be of how the clips were made, not of theft. Frame rate alone tells the classes apart"
     )
     tone, text = said("problem")
     assert (tone, text.startswith(confounded)) == ("unsure", True)

@@ -122,11 +122,8 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
     if auroc.value is not None and (auroc.value if auroc.interval is None else auroc.interval.low) <= _GUESSING:
         return _verdict("bad", f"As far as these clips show, the model finds {event} no better than guessing.", rest)
     if (confound := _confound(found)) is not None:
-        return _verdict(
-            "unsure",
-            f"These figures may be of how the clips were made, not of {event}: {confound[:1].lower()}{confound[1:]}",
-            rest,
-        )
+        headline = f"These figures may be of how the clips were made, not of {event}."
+        return _verdict("unsure", headline, (confound[:1].upper() + confound[1:], *rest))
     if best is not None and not best.ahead["balanced_accuracy"].ahead:
         return _verdict(
             "unsure",
