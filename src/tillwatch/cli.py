@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -31,7 +32,7 @@ from tillwatch.config import (
     read_yaml,
 )
 from tillwatch.errors import ConfigError, Interrupted, RunError, TillwatchError, did_you_mean, one_line
-from tillwatch.files import readable
+from tillwatch.files import readable, to_nobody
 from tillwatch.signals import ignore_signals
 
 if TYPE_CHECKING:
@@ -941,7 +942,7 @@ def main(tokens: Iterable[str] | None = None) -> NoReturn:
         error.verbose = False
         _fail(one_line(error))
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_nobody(sys.stdout)
         sys.exit(141)
     except MemoryError as error:
         _fail(f"out of memory ({one_line(error)}); try fewer --num-frames or a smaller --batch-size.")
@@ -1151,8 +1152,10 @@ def _fail(line: str) -> NoReturn:
 
 def _tell(line: str) -> None:
     """Prints a last line on standard error, if anybody is there to read it."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with suppress(OSError):
+        print(line, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # or the interpreter would fail of it at its end, with a code of its own
+            to_nobody(stream)

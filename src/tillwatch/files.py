@@ -134,6 +134,11 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
         writer.writerows(rows)
 
 
+def to_nobody(stream: IO[str]) -> None:
+    """Sends what is still written to a stream of this process nowhere: who read it has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def misspelt_column(columns: Iterable[str], known: Container[str]) -> str | None:
     """Says which column differs from a known one in capitals alone, and would be ignored; None if none does."""
     wrong = next((name for name in columns if name not in known and name.lower() in known), None)

@@ -7,13 +7,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 #: Those that ask a program to stop.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-_THEN = "_tillwatch_then"  # of what ignores signals: whom they go to after that
 
 
 @contextmanager
@@ -47,24 +46,29 @@ def ignore_signals(seconds: float, before: Mapping[int, Any] | None = None) -> N
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    until = time.monotonic() + seconds
-    then = before or {number: handler_of(number) for number in SIGNALS}
-
-    def late(number: int, _frame: FrameType | None) -> None:
-        if time.monotonic() < until:
-            return
-        for one, handler in then.items():
-            signal.signal(one, handler)
-        signal.raise_signal(number)
-
-    setattr(late, _THEN, then)
-    for number in then:
+    late = _Late(time.monotonic() + seconds, before or {number: handler_of(number) for number in SIGNALS})
+    for number in late.then:
         signal.signal(number, late)
 
 
 def handler_of(number: int) -> Any:
     """Returns whom a signal goes to, once it is no longer ignored."""
     handler = signal.getsignal(number)
-    while hasattr(handler, _THEN):
-        handler = getattr(handler, _THEN)[number]
+    while isinstance(handler, _Late):
+        handler = handler.then[number]
     return handler
+
+
+@dataclass(frozen=True)
+class _Late:
+    """Ignores signals until a time of the monotonic clock; then they go to whom ``then`` says."""
+
+    until: float
+    then: Mapping[int, Any]
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if time.monotonic() < self.until:
+            return
+        for one, handler in self.then.items():
+            signal.signal(one, handler)
+        signal.raise_signal(number)

@@ -67,7 +67,6 @@ def find_problems(
         *_dead(catalog.clips, prints),
         *_short(catalog, num_frames),
         *_copies(catalog.clips, copies),
-        *_places(catalog.clips, scenes),
         *_scenes(catalog.clips, scenes),
     ]
     order = {"problem": 0, "warning": 1, "note": 2}
@@ -174,23 +173,10 @@ def _copies(clips: Sequence[Clip], copies: Sequence[Copy]) -> Iterator[Finding]:
         yield Finding(kind=kind, severity="problem" if other else "warning", text=text, clips=names)
 
 
-def _places(clips: Sequence[Clip], scenes: Sequence[Sequence[str]]) -> Iterator[Finding]:
-    """Finds classes that were filmed at a place of their own, which is then as good as their label."""
-    counts = Counter(clip.label for clip in clips)
-    labels = {clip.name: clip.label for clip in clips}
-    for names in scenes:
-        label, others = labels[names[0]], {labels[name] for name in names[1:]} - {labels[names[0]]}
-        if others or len(counts) < 2 or len(names) < max(_PLACE_CLIPS, _PLACE_SHARE * counts[label]):
-            continue
-        text = (
-            f"{len(names)} of the {counts[label]} clips of {label} show one scene, which no clip of another class "
-            "shows: the place alone tells the class."
-        )
-        yield Finding(kind="confound", severity="problem", text=text, clips=tuple(names))
-
-
 def _scenes(clips: Sequence[Clip], scenes: Sequence[Sequence[str]]) -> Iterator[Finding]:
+    """Finds places that several clips show, and classes that have one of their own, which is as good as their label."""
     labels = {clip.name: clip.label for clip in clips}
+    counts = Counter(labels.values())
     for names in scenes:
         classes = Counter(labels[name] for name in names)
         counted = ", ".join(f"{label} {count}" for label, count in classes.most_common())
@@ -198,6 +184,13 @@ def _scenes(clips: Sequence[Clip], scenes: Sequence[Sequence[str]]) -> Iterator[
         few = ", ".join(names[:_NAMED]) + rest
         text = f"{len(names)} clips show one scene ({counted}): {few}."
         yield Finding(kind="shared scene", severity="note", text=text, clips=tuple(names))
+        ((label, shown), *others) = classes.most_common()
+        if not others and len(counts) > 1 and shown >= max(_PLACE_CLIPS, _PLACE_SHARE * counts[label]):
+            text = (
+                f"{shown} of the {counts[label]} clips of {label} show one scene, which no clip of another class "
+                "shows: the place alone tells the class."
+            )
+            yield Finding(kind="confound", severity="problem", text=text, clips=tuple(names))
 
 
 def _length(clip: Clip) -> str:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from tillwatch.clip_spec import event_scores
 from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import Clip
-from tillwatch.data.fingerprints import bytes_of
 from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, Interrupted, RunError, one_line, reason_of
 from tillwatch.evaluation.audit_report import AUDIT_JSON
@@ -270,11 +269,11 @@ def _claim(
     record = settings_record(resolved(config, job), data, out)
     record |= {"folds": folds.folds, "repeats": folds.repeats, "grouping": folds.grouping}
     clips, files = job.catalog.clips, [out / "splits" / f"{number}.csv" for number in range(1, len(splits) + 1)]
-    older, sizes = _read_record(out), bytes_of(clips)
+    older = _read_record(out)
     if older is not None and not config.overwrite:
         refuse_other_settings(out, older, record, _FREE, ", or --overwrite")
         for path, sides in zip(files, splits, strict=True):
-            refuse_other_clips(out, path, sides, clips, sizes, ", or --overwrite")
+            refuse_other_clips(out, path, sides, clips, job.sizes, ", or --overwrite")
         return {number for number in range(1, len(splits) + 1) if _is_whole(out, number)}
     try:
         for name in ("folds", "splits", "final"):
@@ -284,7 +283,7 @@ def _claim(
         (out / "splits").mkdir(parents=True)
         (out / "folds").mkdir()
         for path, sides in zip(files, splits, strict=True):
-            write_sides(path, sides, clips, sizes)
+            write_sides(path, sides, clips, job.sizes)
         write_text(out / CROSSVAL_YAML, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise RunError(f"{out} cannot be written ({error.strerror or one_line(error)}); give another --out.") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from tillwatch.clip_spec import ClipSpec, FrameStep, Lengths, Preprocessing, Size, choose_event, draft_for
 from tillwatch.config import NO_SYNC_ON_CPU, TrainConfig, default_workers
 from tillwatch.data.catalog import OWN_GROUPS, Catalog, Clip, Search, look_into, search_folder, too_many_skipped
+from tillwatch.data.fingerprints import bytes_of
 from tillwatch.data.footage import measure_footage
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.splits import missing_classes, n_groups, read_split_file, split_clips
@@ -49,6 +50,8 @@ class Job:
         spec: the contract.
         catalog: what the data folder holds.
         sides: the side of each clip by name.
+        sizes: the bytes of each clip's files by name, as :func:`~tillwatch.data.fingerprints.bytes_of` has them; of
+            those that are gone, what they had when the run began.
         device, precision: where and how, "cpu" or "cuda", "fp32", "bf16" or "fp16".
         workers: processes that read clips.
         store: keeps decoded clips; None decodes them each time.
@@ -59,6 +62,7 @@ class Job:
     spec: ClipSpec
     catalog: Catalog
     sides: dict[str, str]
+    sizes: Mapping[str, str]
     device: str
     precision: PrecisionName
     workers: int
@@ -132,10 +136,12 @@ def prepare(
     for label, count in catalog.class_counts.items():
         if not count:
             raise DataError(f"no clip of {label!r} can be used; each was left out for the reason given above.")
+    sizes = bytes_of(catalog.clips)
     store = _store(config)
     audit: AuditReport | None = None
     if recorded is not None:
-        catalog, sides = recorded.restore(catalog, data, step, config.max_skipped, log.note)
+        sizes = recorded.sizes | sizes
+        catalog, sides = recorded.restore(catalog, sizes, data, step, config.max_skipped, log.note)
     else:
         audited = _audit(catalog, event, config, num_frames, store, log)
         if config.hold_out and not divide_groups:
@@ -176,6 +182,7 @@ def prepare(
         spec=spec,
         catalog=catalog,
         sides=sides,
+        sizes=sizes,
         device=device,
         precision=precision.name,
         workers=default_workers() if config.workers is None else config.workers,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tillwatch.clip_spec import FrameStep
 from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, count_and_names
-from tillwatch.data.fingerprints import bytes_of
 from tillwatch.data.splits import SIDES
 from tillwatch.data.video import is_video_file
 from tillwatch.errors import DataError, RunError, one_line
@@ -28,8 +27,19 @@ class Recorded:
     rows: Mapping[str, Mapping[str, str]]
     order: Sequence[str] = ()
 
+    @property
+    def sizes(self) -> dict[str, str]:
+        """The bytes of each clip's files when the run began; empty where its clips.csv, an older one, tells none."""
+        return {name: row.get("bytes", "") for name, row in self.rows.items()}
+
     def restore(
-        self, catalog: Catalog, data: Path, step: FrameStep, max_skipped: float, note: Callable[[str], None]
+        self,
+        catalog: Catalog,
+        sizes: Mapping[str, str],
+        data: Path,
+        step: FrameStep,
+        max_skipped: float,
+        note: Callable[[str], None],
     ) -> tuple[Catalog, dict[str, str]]:
         """Returns what was found as the run knew it, and each clip's side.
 
@@ -38,6 +48,7 @@ class Recorded:
 
         Args:
             catalog: what the data folder holds now.
+            sizes: of its clips, as :func:`~tillwatch.data.fingerprints.bytes_of` has them.
             data: the data folder.
             step: which frames of a source count.
             max_skipped: the share of clips, 0 to 1, that may be gone.
@@ -62,7 +73,6 @@ class Recorded:
             note(f"{name} is gone or damaged since the run began: it is left out from here on.")
         if new := [name for name in found if name not in self.rows]:
             note(f"{count_and_names(new)} not used: not there when the run began.")
-        sizes = bytes_of(catalog.clips)
         changed = [name for name in self.rows if name in found and self._changed(found[name], sizes[name])]
         if changed:
             note(f"{count_and_names(changed)} changed since the run began: read as they are now.")

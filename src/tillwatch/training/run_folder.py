@@ -14,7 +14,6 @@ from typing import Any
 
 from tillwatch.config import read_yaml
 from tillwatch.data.catalog import CLIPS_CSV, Skip
-from tillwatch.data.fingerprints import bytes_of
 from tillwatch.errors import RunError, TillwatchError, one_line, reason_of
 from tillwatch.evaluation.runs import UNFINISHED
 from tillwatch.files import read_csv, remove_parts, shell_word, write_csv
@@ -213,7 +212,6 @@ def write_clips(path: Path, job: Job, skipped: Mapping[str, Skip] | None = None)
         skipped: clips that turned out unreadable in training, by name.
     """
     rows: list[dict[str, Any]] = []
-    sizes = bytes_of(job.catalog.clips)
     for clip in job.catalog.clips:
         short = clip.stepped_frames < job.spec.num_frames
         status = f"short: {clip.stepped_frames} frames, repeated" if short else "ok"
@@ -229,7 +227,7 @@ def write_clips(path: Path, job: Job, skipped: Mapping[str, Skip] | None = None)
                 "frames": clip.num_frames,
                 "fps": None if clip.fps is None else f"{clip.fps:g}",
                 "seconds": None if clip.seconds is None else f"{clip.seconds:.3f}",
-                "bytes": sizes[clip.name],
+                "bytes": job.sizes[clip.name],
                 "status": status,
             }
         )

@@ -18,7 +18,6 @@ import yaml
 from rich.console import Console
 
 from tillwatch.config import TrainConfig, to_yaml
-from tillwatch.data.fingerprints import bytes_of
 from tillwatch.data.sampler import derive_seed
 from tillwatch.errors import ConfigError, RunError, one_line, reason_of
 from tillwatch.files import shell_word, write_csv, write_text
@@ -146,7 +145,7 @@ def _claim(data: Path, out: Path, config: TrainConfig, space: Space, job: Job) -
     record = settings_record(resolved(config, job), data, out)
     record["search"] = {name: str(values) for name, values in space.items()}
     if not (out / TUNE_YAML).is_file():
-        write_sides(out / SPLIT_CSV, job.sides, job.catalog.clips, bytes_of(job.catalog.clips))
+        write_sides(out / SPLIT_CSV, job.sides, job.catalog.clips, job.sizes)
         write_text(out / TUNE_YAML, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
         return
     try:
@@ -154,8 +153,7 @@ def _claim(data: Path, out: Path, config: TrainConfig, space: Space, job: Job) -
         refuse_other_settings(out, older, record, _FREE, "")
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise RunError(f"{out / TUNE_YAML} is damaged ({one_line(error)[:200]}); give another --out.") from None
-    clips = job.catalog.clips
-    refuse_other_clips(out, out / SPLIT_CSV, job.sides, clips, bytes_of(clips), "")
+    refuse_other_clips(out, out / SPLIT_CSV, job.sides, job.catalog.clips, job.sizes, "")
 
 
 def _open_study(out: Path, config: TrainConfig, space: Space) -> Any:
