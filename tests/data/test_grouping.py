@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import combinations
@@ -103,17 +103,63 @@ def test_one_camera_without_times_goes_by_the_series_of_names(one_camera: Path, 
     assert grouping.groups[f"{THEFT}/shifta_00.mp4"] == grouping.groups[f"{CLASSES[1]}/shifta_00.mp4"]
 
 
-def test_one_camera_that_nothing_divides_is_never_one_group(one_camera: Path, tmp_path: Path) -> None:
+def renamed(one_camera: Path, root: Path, name: Callable[[str, int], str]) -> Grouping:
     for label in CLASSES:
-        (tmp_path / label).mkdir()
+        (root / label).mkdir()
         for number, path in enumerate(sorted((one_camera / label).iterdir())):
-            (tmp_path / label / f"{number:02d}.mp4").symlink_to(path)
-    _, _, grouping = look(tmp_path)
+            (root / label / name(label, number)).symlink_to(path)
+    return look(root)[2]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda label, number: f"{number:02d}.mp4",
+        lambda label, number: f"{label[0]}{chr(97 + number)}.mp4",
+        lambda label, number: f"till_{number}.mp4" if number < 11 else f"{label[0]}{chr(97 + number)}.mp4",
+    ],
+    ids=["numbers", "words", "most of one name"],
+)
+def test_one_camera_that_nothing_divides_is_never_one_group(
+    one_camera: Path, tmp_path: Path, name: Callable[[str, int], str]
+) -> None:
+    grouping = renamed(one_camera, tmp_path, name)
     assert grouping.claim.kind == "unknown"
     assert "Name groups" in grouping.how
     sizes = Counter(grouping.groups.values())
     assert max(sizes.values()) == 2, "the halves of one film, known by the footage that they share"
     assert len(sizes) < 28
+
+
+def test_a_few_names_in_common_do_not_tell_recordings_apart(one_camera: Path, tmp_path: Path) -> None:
+    grouping = renamed(
+        one_camera, tmp_path, lambda label, at: f"visit_{at}.mp4" if at in (1, 4) else f"{label[0]}{chr(97 + at)}.mp4"
+    )
+    assert grouping.claim.kind == "unknown"
+    visits = {group for name, group in grouping.groups.items() if "visit" in name}
+    assert len(visits) == 1, "yet they stay together"
+
+
+def test_a_clip_a_day_is_a_group_a_day(one_camera: Path, tmp_path: Path) -> None:
+    grouping = renamed(
+        one_camera, tmp_path, lambda label, at: f"till_{FIRST + timedelta(days=30 * (label == THEFT) + at):%Y%m%d}.mp4"
+    )
+    assert grouping.claim.kind == "this camera, other days"
+
+
+@pytest.mark.parametrize(("untimed", "kind"), [(1, "this camera, other days"), (3, "unknown")])
+def test_clips_without_a_time_may_be_of_any_day(one_camera: Path, tmp_path: Path, untimed: int, kind: str) -> None:
+    grouping = renamed(
+        one_camera,
+        tmp_path,
+        lambda label, at: (
+            f"{chr(97 + at)}.mp4"
+            if label == THEFT and at < untimed
+            else f"till_{FIRST + timedelta(days=at // 2):%Y%m%d_%H%M}{at % 2}0.mp4"
+        ),
+    )
+    assert f"{untimed} of them tell no time" in grouping.how
+    assert grouping.claim.kind == kind
 
 
 def test_scenes_are_told_apart_whatever_moves_and_however_bright(tmp_path: Path) -> None:
@@ -149,3 +195,17 @@ def test_what_was_given_stays_but_for_copies(one_camera: Path) -> None:
     assert settled.groups == given
     assert settled.claim.kind == "unknown"
     assert "divides copies of one footage: 1" in notes[1]
+
+
+def test_groups_that_few_clips_are_in_are_not_groups_as_named(one_camera: Path, tmp_path: Path) -> None:
+    for label in CLASSES:
+        (tmp_path / label).symlink_to(one_camera / label)
+    names = [clip.name for clip in find_clips(tmp_path, num_frames=8).clips]
+    for named, kind in ((10, "unknown"), (20, "other groups")):
+        rows = [f"{name},{Path(name).parent},day {number % 5}" for number, name in enumerate(names[:named])]
+        (tmp_path / "clips.csv").write_text("\n".join(["path,label,group", *rows]))
+        catalog = find_clips(tmp_path, num_frames=8)
+        settled, _ = settle_groups(catalog, {}, [], "auto", None)
+        assert settled.claim.kind == kind
+        assert f"{28 - named} of 28 clips are in none of them" in settled.how
+        assert kind == "unknown" or f"the {28 - named} clips without a group" in settled.claim.cannot

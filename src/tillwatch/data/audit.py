@@ -174,7 +174,7 @@ def _copies(clips: Sequence[Clip], copies: Sequence[Copy]) -> Iterator[Finding]:
 
 
 def _scenes(clips: Sequence[Clip], scenes: Sequence[Sequence[str]]) -> Iterator[Finding]:
-    """Finds places that several clips show, and classes that have one of their own, which is as good as their label."""
+    """Finds places that several clips show, and classes that have one to themselves, as good as a label."""
     labels = {clip.name: clip.label for clip in clips}
     counts = Counter(labels.values())
     for names in scenes:
@@ -184,11 +184,12 @@ def _scenes(clips: Sequence[Clip], scenes: Sequence[Sequence[str]]) -> Iterator[
         few = ", ".join(names[:_NAMED]) + rest
         text = f"{len(names)} clips show one scene ({counted}): {few}."
         yield Finding(kind="shared scene", severity="note", text=text, clips=tuple(names))
-        ((label, shown), *others) = classes.most_common()
-        if not others and len(counts) > 1 and shown >= max(_PLACE_CLIPS, _PLACE_SHARE * counts[label]):
+        everything = sum(counts[label] for label in classes)
+        if len(classes) < len(counts) and len(names) >= max(_PLACE_CLIPS, _PLACE_SHARE * everything):
+            alone = " or ".join(label for label in counts if label in classes)
             text = (
-                f"{shown} of the {counts[label]} clips of {label} show one scene, which no clip of another class "
-                "shows: the place alone tells the class."
+                f"{len(names)} of the {everything} clips of {alone} show one scene, which no clip of another class "
+                f"shows: the place alone tells {'the class' if len(classes) == 1 else 'these classes from the rest'}."
             )
             yield Finding(kind="confound", severity="problem", text=text, clips=tuple(names))
 

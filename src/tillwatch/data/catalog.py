@@ -91,7 +91,7 @@ class Catalog:
         skipped: damaged clips, left out.
         too_short: clips with fewer frames than asked for, left out on request.
         notes: sentences a user should read: other things left out, assumptions made.
-        own_groups: whether each clip is a group of its own because nothing says otherwise.
+        ungrouped: names of the clips whose group nothing names: each is a group of its own.
         cameras: by clip name, of those whose camera clips.csv names.
     """
 
@@ -100,8 +100,13 @@ class Catalog:
     skipped: tuple[Skip, ...] = ()
     too_short: tuple[Skip, ...] = ()
     notes: tuple[str, ...] = ()
-    own_groups: bool = True
+    ungrouped: frozenset[str] = frozenset()
     cameras: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def own_groups(self) -> bool:
+        """Whether nothing names any group."""
+        return all(clip.name in self.ungrouped for clip in self.clips)
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -229,7 +234,7 @@ def look_into(
     if not clips:
         reasons = "; ".join(f"{skip.name}: {skip.reason}" for skip in skipped[:_NAMED_AT_MOST])
         raise DataError(f"{search.root} holds no clip that can be read: {reasons}.")
-    clips, own_groups = _assign_groups(clips, rows, group_pattern, notes)
+    clips, ungrouped = _assign_groups(clips, rows, group_pattern, notes)
     clips, too_short = _treat_short(clips, num_frames, short, notes)
     return Catalog(
         clips=tuple(clips),
@@ -237,7 +242,7 @@ def look_into(
         skipped=skipped,
         too_short=too_short,
         notes=tuple(notes),
-        own_groups=own_groups,
+        ungrouped=ungrouped,
         cameras={name: row["camera"] for name, row in rows.items() if row.get("camera")},
     )
 
@@ -532,7 +537,7 @@ def _assign_groups(
     rows: Mapping[str, Mapping[str, str]],
     group_pattern: str | None,
     notes: list[str],
-) -> tuple[list[Clip], bool]:
+) -> tuple[list[Clip], frozenset[str]]:
     if group_pattern is not None:
         groups = _groups_by_pattern(clips, group_pattern)
     else:
@@ -544,7 +549,7 @@ def _assign_groups(
         where = CLIPS_CSV if group_pattern is None else "--group-pattern"
         notes.append(f"{count_and_names(alone)} named no group by {where}: each is its own group.")
     grouped = [replace(clip, group=groups.get(clip.name, clip.name)) for clip in clips]
-    return grouped, len(alone) == len(clips)
+    return grouped, frozenset(alone)
 
 
 def _groups_by_pattern(clips: Sequence[Clip], group_pattern: str) -> dict[str, str]:

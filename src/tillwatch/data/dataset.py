@@ -90,7 +90,9 @@ class VideoFrameDataset(Dataset[tuple[torch.Tensor, int]]):
         if clips is None:
             catalog = find_clips(Path(root), classes, num_frames=num_frames, step=step, short=short)
         else:
-            catalog = Catalog(clips=tuple(clips), classes=tuple(classes))
+            catalog = Catalog(
+                clips=tuple(clips), classes=tuple(classes), ungrouped=frozenset(clip.name for clip in clips)
+            )
         self.root = Path(root)
         self.clips = catalog.clips
         self.classes = catalog.classes

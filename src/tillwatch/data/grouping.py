@@ -30,6 +30,9 @@ _ENOUGH = 3  # groups of each class that a split needs
 _NEIGHBOURS = 0.1  # likeness of backgrounds that have nothing in common is below this in nine of ten cases
 _RARE = 0.05  # of all clips: a size and frame rate that fewer have tells their source
 _PAUSE_S = 300  # clips with less than that between them are of one recording
+_TOLD = 0.8  # of all clips must have a time, or a series of names that they share with others, to go by it
+_FEW = 0.05  # of all clips that have no time do not matter to what a score can claim
+_NAMED = 0.5  # of all clips must be in a group that somebody named, to speak of groups as they were named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +128,12 @@ def settle_groups(
     if scenes and len(scenes[0]) > _NEARLY_ALL * len(catalog.clips):
         claim = replace(claim, cannot="How it does with another camera: nearly all clips show one scene.")
     how = f"Groups are those of {source}" + ("; copies of one footage were joined." if divided else ".")
+    if alone := sum(clip.name in catalog.ungrouped for clip in catalog.clips):
+        how += f" {alone} of {len(catalog.clips)} clips are in none of them: each is a group of its own."
+        if alone > (1 - _NAMED) * len(catalog.clips):
+            claim = CLAIMS["unknown"]
+        else:
+            claim = replace(claim, cannot=f"{claim.cannot} Nor that the {alone} clips without a group share no source.")
     return Grouping(groups=joined, source=source, how=how, claim=claim, scenes=scenes), notes
 
 
@@ -183,9 +192,12 @@ def _by_recording(
     times = {clip.name: at for clip in clips if (at := recorded_of(clip, prints)) is not None}
     scene_of = {clip.name: number for clip, number in zip(known, numbers, strict=True)}
     always = [*_of(copies), *_overlapping(times, scene_of)]
-    timed = len(times) >= 0.8 * len(clips)
+    timed, untimed = len(times) >= _TOLD * len(clips), len(clips) - len(times)
     days = {name: times[name].day.isoformat() for name in times}
     stems = {clip.name: series(clip.path.name) for clip in clips}
+    lengths = Counter(stems.values())
+    one_for_most = max(lengths.values()) > _ONE_CAMERA * len(clips)  # the camera's name, and no recording's
+    in_series = sum(lengths[stem] > 1 for stem in stems.values()) >= _TOLD * len(clips) and not one_for_most
     one_place = "scenes do not divide the clips"
     if scenes:
         most = 2 * len(scenes[0]) > len(clips)
@@ -200,7 +212,7 @@ def _by_recording(
             "times with pauses of 5 minutes",
         ),
         (
-            True,
+            in_series,
             lambda: _alike(stems),
             "this camera, other recordings",
             "series",
@@ -209,18 +221,23 @@ def _by_recording(
     ]
     for usable, links, kind, word, by in ways:
         united = _united(names, [*links(), *always]) if usable else {}
-        if usable and len(set(united.values())) < len(clips) and not _lacking(clips, united):
+        if usable and not _lacking(clips, united):
             groups = _named(united, word, days if word == "day" else stems if word == "series" else None)
             count = len(set(groups.values()))
             how = f"{one_place[0].upper()}{one_place[1:]}, so {len(clips)} clips fall into {count} groups by {by}."
             claim = _of_these_cameras(CLAIMS[kind], scenes, len(clips))
+            if word != "series" and untimed:
+                how += f" {untimed} of them tell no time: each is a group of its own."
+                claim = claim if untimed <= _FEW * len(clips) else CLAIMS["unknown"]
             return Grouping(groups=groups, source="inferred from recordings", how=how, claim=claim, scenes=scenes)
-    groups = _named(_united(names, always), "footage")
+    by_name = _united(names, [*_alike(stems), *always])
+    groups = _named(_united(names, always) if one_for_most or _lacking(clips, by_name) else by_name, "footage")
     how = (
         f"{one_place[0].upper()}{one_place[1:]}, and neither names nor times tell recordings apart: each clip is its "
-        "own group, copies and clips that overlap in time aside. Name groups in clips.csv or with --group-pattern."
+        "own group, copies, clips that overlap in time and series of names aside. Name groups in clips.csv or with "
+        "--group-pattern."
     )
-    source = "inferred from recordings" if always else "none"
+    source = "inferred from recordings" if len(set(groups.values())) < len(clips) else "none"
     return Grouping(groups=groups, source=source, how=how, claim=CLAIMS["unknown"], scenes=scenes)
 
 

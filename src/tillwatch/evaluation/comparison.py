@@ -26,6 +26,7 @@ class Comparison:
     Attributes:
         names: of the two, as they are told apart.
         clips, groups: how many.
+        groups_told: whether anything says what belongs together; otherwise each clip is a group of its own.
         summaries: of each.
         differences: the first's figures less the second's.
         both, only_first, only_second, neither: clips whose most probable class is theirs; of repeats, clips expected of
@@ -36,6 +37,7 @@ class Comparison:
     names: tuple[str, str]
     clips: int
     groups: int
+    groups_told: bool
     summaries: tuple[Summary, Summary]
     differences: dict[str, Difference]
     both: float
@@ -53,10 +55,17 @@ class Comparison:
         if difference.interval is None:
             return f"nothing says which of {first} and {second} is better ({told}): {difference.reason}"
         if difference.ahead:
-            return f"{first} is better than {second}: {told}, 95 % interval by group."
+            return f"{first} is better than {second}: {told}, {self._by}."
         if difference.behind:
-            return f"{second} is better than {first}: {told}, 95 % interval by group."
-        return f"these clips do not tell {first} from {second}: {told}, 95 % interval by group."
+            return f"{second} is better than {first}: {told}, {self._by}."
+        return f"these clips do not tell {first} from {second}: {told}, {self._by}."
+
+    @property
+    def _by(self) -> str:
+        """Says of what the interval is."""
+        if self.groups_told:
+            return "95 % interval by group"
+        return "95 % interval if each clip were of a source of its own, which nothing says"
 
     def lines(self) -> list[str]:
         """Returns it to read."""
@@ -92,6 +101,13 @@ def compare(first: Path, second: Path, event: Sequence[str] | None = None) -> Co
     """
     told = Told(event=event)
     a, b = read_evaluated(first, told), read_evaluated(second, told)
+    # Whether groups were divided is seen only with groups, and one may know those of the other's clips.
+    a, b = (
+        one
+        if set(one.names) <= set(one.known_groups)
+        else read_evaluated(path, replace(told, groups=other.known_groups))
+        for path, one, other in ((first, a, b), (second, b, a))
+    )
     order = _same_clips(a, b)
     columns = [b.classes.index(name) for name in a.classes]
     ours = Scored(probabilities=a.probabilities, thresholds=a.thresholds)
@@ -105,6 +121,7 @@ def compare(first: Path, second: Path, event: Sequence[str] | None = None) -> Co
         names=(str(first), str(second)),
         clips=len(a.names),
         groups=len(set(groups)),
+        groups_told=a.groups_told or b.groups_told,
         summaries=(_summary(a, groups), _summary(b, tuple(np.array(groups, dtype=object)[np.argsort(order)]))),
         differences=compared,
         both=float((right_a * right_b).sum()),
@@ -165,6 +182,9 @@ def _why_none(one: Evaluated) -> str | None:
     """Says why no interval may stand beside a difference from these figures, and so no verdict; None if one may."""
     if one.exposure.groups_divided:
         return f"no interval: the figures of {one.source} leak, as clips of one group were learnt from and measured."
+    if one.exposure.chosen_on or one.exposure.doubt:
+        why = (one.exposure.chosen_note or one.exposure.doubt).rstrip(".")
+        return f"no interval for the figures of {one.source}: {why[:1].lower()}{why[1:]}."
     return one.exposure.why_no_claim
 
 

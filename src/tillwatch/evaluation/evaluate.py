@@ -14,7 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import ClipSpec
-from tillwatch.data.catalog import CLIPS_CSV, Clip, Skip, count_and_names, look_into, search_folder
+from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, Skip, count_and_names, look_into, search_folder
 from tillwatch.data.duplicates import find_same_files
 from tillwatch.data.loader import evaluation_loader
 from tillwatch.data.provenance import check_region
@@ -197,6 +197,7 @@ def evaluate_split(
     own_clips: bool = True,
     known_as: Mapping[str, str] | None = None,
     doubt: str = "",
+    ungrouped: Set[str] = frozenset(),
     batch_size: int = 4,
     workers: int = 0,
     store: ClipStore | None = None,
@@ -215,6 +216,7 @@ def evaluate_split(
         own_clips: whether they are the run's own.
         known_as: the side of the run's clip that a clip of other data is a copy of, by name.
         doubt: what else may make the model look better than it is, in a sentence.
+        ungrouped: names of the clips whose group nothing names.
         batch_size, workers, store, on_batch: as :func:`score_clips`.
 
     Raises:
@@ -241,7 +243,13 @@ def evaluate_split(
     if not doubt and not divided and any(clip.group in chosen_on for clip in of_split if sides[clip.name] == "test"):
         doubt = CHOSEN_GROUPS_NOTE
     measured = [(known_as or {}).get(clip.name, sides[clip.name]) for clip in of_split]
-    exposure = exposure_of(measured, groups_divided=divided and own_clips, own_clips=own_clips, doubt=doubt)
+    exposure = exposure_of(
+        measured,
+        groups_divided=divided and own_clips,
+        own_clips=own_clips,
+        doubt=doubt,
+        ungrouped=sum(clip.name in ungrouped for clip in of_split),
+    )
     notes = (*exposure.notes, *notes)
     return write_evaluation(folder, classifier, scores, sides, split, notes, footage, exposure)
 
@@ -281,7 +289,9 @@ def evaluate_run(
     trained_on = Path(config["data"])
     root = data or trained_on
     own = root.resolve() == trained_on.resolve()
-    clips, notes, skipped = _clips_below(root, classifier.spec)
+    catalog = _catalog_below(root, classifier.spec)
+    clips, notes = list(catalog.clips), list(catalog.notes)
+    ungrouped: Set[str] = frozenset()
     lost: list[str] = []
     known_as: dict[str, str] = {}
     doubt = ""
@@ -307,6 +317,12 @@ def evaluate_run(
         known_as = {name: sides[original] for name, original in same.items()}
         learnt = {groups[name] for name, side in sides.items() if side == "train"}
         doubt = _same_groups(clips, learnt, told_already={*same, *sides})
+        ungrouped = catalog.ungrouped
+        if alone := sum(clip.name in ungrouped for clip in clips):
+            notes.append(
+                f"nothing says which sources {alone} of these {len(clips)} clips are of, so each is a group of its "
+                "own, and intervals may be too narrow: name groups in their clips.csv."
+            )
         split, sides = "all", {clip.name: "all" for clip in clips}
     name = split if own else f"{root.resolve().name}-{split}"
     exported = classifier.held.engine != "torch"
@@ -325,10 +341,11 @@ def evaluate_run(
             sides,
             split,
             notes=notes,
-            skipped=skipped,
+            skipped=catalog.skipped,
             own_clips=own,
             known_as=known_as,
             doubt=doubt,
+            ungrouped=ungrouped,
             footage=footage,
             batch_size=batch_size,
             workers=workers,
@@ -359,7 +376,7 @@ def clips_of_run(run: Path, spec: ClipSpec) -> dict[str, list[Clip]]:
     sides, _ = _read_sides(run)
     root = Path(_config_of(run)["data"])
     of_side: dict[str, list[Clip]] = {side: [] for side in sides.values()}
-    for clip in _clips_below(root, spec)[0]:
+    for clip in _catalog_below(root, spec).clips:
         if clip.name in sides:
             of_side[sides[clip.name]].append(clip)
     return of_side
@@ -390,13 +407,13 @@ def _scored_with(split: str) -> tuple[str, ...]:
     return {"test": ("validation", "test"), "all": (*SIDES, "all")}.get(split, (split,))
 
 
-def _clips_below(root: Path, spec: ClipSpec) -> tuple[list[Clip], list[str], tuple[Skip, ...]]:
+def _catalog_below(root: Path, spec: ClipSpec) -> Catalog:
+    """Returns the clips of other data; its notes are those on files: what groups they are in, the caller says."""
     search = search_folder(root, spec.classes, absent_ok=True)
     if not all(found.is_video for found in search.found):
         check_region(root, spec.roi)
-    notes = list(search.notes)
     catalog = look_into(search, num_frames=spec.num_frames, step=spec.step)
-    return list(catalog.clips), notes, catalog.skipped
+    return replace(catalog, notes=tuple(search.notes))
 
 
 def _copies_of_the_runs(

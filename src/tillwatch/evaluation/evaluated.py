@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,15 @@ class Told:
     Attributes:
         event: classes worth an alarm.
         threshold: event probability from which on a clip is an alarm.
-        normal_hours: of footage that all normal clips of the run or table stand for.
+        normal_hours: of footage that all normal clips of the run or table stand for; of an evaluation on other clips
+            than the run's own, all of those.
+        groups: by path, of clips whose rows in a table name none.
     """
 
     event: Sequence[str] | None = None
     threshold: float | None = None
     normal_hours: float | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -81,6 +84,7 @@ class Evaluated:
         baselines: what needs no network, on the same clips.
         clips: the run's clips.csv by path; empty for a table.
         groups_told: whether anything says what belongs together; otherwise each clip is a group of its own.
+        known_groups: by path, of all clips that the run or table names a group of, measured or not.
         cameras: of each clip, as the data set's clips.csv or the table says, else by its name; empty where unknown.
         record, model, settings, audit: evaluation.json, model.json, config.yaml or crossval.yaml, and audit.json; empty
             where there is none.
@@ -109,6 +113,7 @@ class Evaluated:
     baselines: tuple[Contender, ...] = ()
     clips: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     groups_told: bool = True
+    known_groups: Mapping[str, str] = field(default_factory=dict)
     cameras: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -193,8 +198,9 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     normal = [name for name, label in zip(first.names, first.labels, strict=True) if first.classes[label] not in event]
     exposure = read_exposure(record) or _exposure(folder, record, rows, run == folder)
     audit = _json(run / "audit.json")
-    groups = audit.get("groups")
-    ungrouped = exposure.own_clips and isinstance(groups, Mapping) and groups.get("source") == "none"
+    # Of other data, a side of the run's split means clips of the same names, whose groups are the run's.
+    grouped_by_run = exposure.own_clips or split in SIDES
+    of_measured = clips if exposure.own_clips else {}
     whole = "crossval" if crossval else "final" if of_folds else "run"
     return Evaluated(
         source=folder,
@@ -210,9 +216,9 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         split=split,
         exposure=exposure,
         own_thresholds=own_thresholds_of(rows, first.names) if of_folds and told.threshold is None else None,
-        normal_hours=None if exposure.learnt_from else _hours(record, clips, normal, event, told.normal_hours),
+        normal_hours=None if exposure.learnt_from else _hours(record, of_measured, normal, event, told.normal_hours),
         hours_told=told.normal_hours is not None or (exposure.own_clips and settings.get("normal_hours") is not None),
-        clip_hours=sum(_seconds(clips, normal)) / 3600 or None,
+        clip_hours=sum(_seconds(of_measured, normal)) / 3600 or None,
         prevalence=settings.get("prevalence"),
         told=told,
         notes=tuple(dict.fromkeys((*map(str, record.get("notes", ())), *partly_note(partly)))),
@@ -223,13 +229,25 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         model=_json(run / "model.json"),
         settings=settings,
         audit=audit,
-        groups_told=not ungrouped,
+        groups_told=exposure.groups_told and not (grouped_by_run and _nothing_groups(audit)),
+        known_groups=_groups_in(clips.values() if grouped_by_run else ()) | _groups_in(rows),
         epochs=_rows(run / "metrics.csv"),
     )
 
 
+def _groups_in(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    return {row["path"]: row["group"] for row in rows if row.get("group")}
+
+
+def _nothing_groups(audit: Mapping[str, Any]) -> bool:
+    """Whether a run's audit says that nothing told which clips share a source."""
+    claim, groups = audit.get("claim"), audit.get("groups")
+    unknown = isinstance(claim, Mapping) and claim.get("kind") == "unknown"
+    return unknown or (isinstance(groups, Mapping) and groups.get("source") == "none")
+
+
 def _of_table(path: Path, told: Told) -> Evaluated:
-    rows = read_rows(path)
+    rows = [row if row.get("group") else row | {"group": told.groups.get(row["path"], "")} for row in read_rows(path)]
     first, probabilities, partly = repeats_of(rows, path, one_class_ok=False)
     event = choose_event(first.classes, told.event)
     splits = np.array([_side(split, path) for split in first.splits])
@@ -238,16 +256,17 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     wanted = splits == split
     groups = np.array(first.groups, dtype=object)
     measured = set(groups[wanted])
+    grouped = _groups_in(rows)
+    alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]
     chosen_on = split in ("test", "") and bool(measured & set(groups[splits == "validation"]))
     exposure = exposure_of(
         list(splits[wanted]),
         groups_divided=split != "train"
         and (bool(measured & set(groups[splits == "train"])) or _folds_divide_groups(rows, first)),
         doubt=CHOSEN_GROUPS_NOTE if chosen_on else "",
+        ungrouped=len(alone),
     )
     notes = [*exposure.notes, *partly_note(partly)]
-    grouped = {row["path"] for row in rows if row.get("group")}
-    alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]
     if grouped and alone:
         notes.append(f"{count_and_names(alone)} without a group: each is a group of its own.")
     elif not grouped:
@@ -285,7 +304,8 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         exposure=exposure,
         normal_hours=None if exposure.learnt_from else hours,
         hours_told=hours is not None,
-        groups_told=bool(grouped),
+        groups_told=exposure.groups_told,
+        known_groups=grouped,
         told=told,
         cameras=_cameras(tuple(np.array(first.names, dtype=object)[wanted]), {row["path"]: row for row in rows}),
         notes=tuple(notes),

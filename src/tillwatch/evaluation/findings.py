@@ -181,10 +181,15 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
         sentences.append(
             "How it does on other groups cannot be said: choices were made on clips that are measured here."
         )
+    elif found.exposure.doubt:
+        sentences.append("How it does on other groups cannot be said: the model may know these.")
     elif recall.interval is not None and recall.value is not None:
+        between = f"between {_percent(recall.interval.low)} and {_percent(recall.interval.high)} of {event}"
         sentences.append(
-            f"On other groups of the same sort it would find between {_percent(recall.interval.low)} and "
-            f"{_percent(recall.interval.high)} of {event} (95 % interval, by group)."
+            f"On other groups of the same sort it would find {between} (95 % interval, by group)."
+            if found.groups_told
+            else f"On other clips of the same sort it would find {between} (95 % interval) if each clip were of a "
+            "source of its own, which nothing says: if several share one, that is too narrow."
         )
     else:
         sentences.append(

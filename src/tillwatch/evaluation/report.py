@@ -150,8 +150,12 @@ def _claim(found: Evaluated) -> dict[str, Any]:
         )
         + (
             "A score holds for clips that come about as these did: the same cameras, rooms and people, unless groups "
-            f"keep them apart. Here {told_apart} told apart; whether a group is a camera, a day or a single "
-            "clip is for whoever named them to say."
+            f"keep them apart. Here {told_apart} told apart; "
+            + (
+                "whether a group is a camera, a day or a single clip is for whoever named them to say."
+                if found.groups_told
+                else "nobody named them, so most are a single clip each."
+            )
             + (" All clips are of one group: nothing here says how the model does on another." if groups == 1 else "")
         ),
     }

@@ -13,6 +13,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tillwatch.errors import DataError, one_line
+from tillwatch.evaluation.exposure import read_exposure
 from tillwatch.evaluation.intervals import Interval
 from tillwatch.evaluation.plots import forest_plot
 from tillwatch.evaluation.summary import Figure
@@ -37,6 +38,7 @@ class Run:
         split: what its figures are of: "test", or "train" where nothing was held out.
         clips: how many clips they are of.
         figures: accuracy, balanced accuracy and event AUROC, with their intervals where there are any.
+        notes: what must stand beside them, in sentences, such as that they leak.
         tested_on: names of those clips.
         epochs, best_epoch: done, and that of the lowest validation loss; None where nothing was validated.
         val_loss: of that epoch.
@@ -50,6 +52,7 @@ class Run:
     split: str = ""
     clips: int = 0
     figures: Mapping[str, Figure] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     tested_on: frozenset[str] = frozenset()
     epochs: int = 0
     best_epoch: int | None = None
@@ -179,6 +182,8 @@ def _notes(compared: Sequence[Run]) -> list[str]:
         )
     if trained := [run.name for run in compared if run.split == "train"]:
         notes.append(f"figures of {', '.join(trained)} are of the clips trained on, which says nothing of others.")
+    for run in compared:
+        notes += [f"{run.name}: {note}" for note in run.notes if run.split != "train"]
     return notes
 
 
@@ -206,6 +211,7 @@ def _read_run(place: Path, folder: Path) -> Run:
             split=split,
             clips=int(record["clips"]),
             figures=figures,
+            notes=() if (exposure := read_exposure(record)) is None else exposure.notes,
             tested_on=frozenset(row["path"] for row in rows if row.get("split") in (split, None)),
             epochs=epochs[0],
             best_epoch=epochs[1],
