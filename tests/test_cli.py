@@ -24,6 +24,7 @@ from torchvision.models import video
 
 from tillwatch.cli import main
 from tillwatch.config import RECIPES, TrainConfig
+from tillwatch.evaluation.evaluated import Told, read_evaluated
 
 TINY = {
     "--arch": "tinynet",
@@ -219,6 +220,29 @@ def test_other_data_of_the_groups_learnt_from_is_told(
     assert note in result.out
     page = " ".join((run / "evaluations" / "other-all" / "report.html").read_text(encoding="utf-8").split())
     assert html.escape(note) in page
+
+
+def test_other_clips_that_nobody_grouped_are_not_spoken_of_as_groups(
+    tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run, make_frames: Callable[..., Path]
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(tiny_run[1], run)
+    for number in range(6):
+        make_frames(other / ("theft", "normal")[number % 2] / f"new{number}", seed=50 + number)
+    shutil.copytree(other / "theft" / "new0", other / "theft" / "again")
+    result = run_cli("evaluate", run, other, "--workers", "0")
+    assert "nothing says which sources 7 of these 7 clips are of, so each is a group of its own" in result.out
+    assert "copies, byte for byte, among these clips: 1 (theft/new0 is theft/again); each counts" in result.out
+    folder = run / "evaluations" / "other-all"
+    record = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert (record["exposure"]["ungrouped"], record["groups"]) == (7, 6)
+    found = read_evaluated(folder, Told(normal_hours=40.0))
+    assert not found.groups_told
+    assert found.normal_hours == 40.0, "those of these clips, not of the run's"
+    lines = [f"{row['path']},{row['label']},{row['path'][-1]}" for row in rows_of(folder / "predictions.csv")]
+    (other / "clips.csv").write_text("\n".join(["path,label,group", *lines]) + "\n", encoding="utf-8")
+    assert "nothing says which sources" not in run_cli("evaluate", run, other, "--workers", "0").out
+    assert read_evaluated(folder).groups_told
 
 
 def test_other_data_is_evaluated_whole_and_warned_of(tiny_run: tuple[Path, Path], tmp_path: Path, run_cli: Run) -> None:

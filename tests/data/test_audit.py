@@ -45,6 +45,6 @@ def test_a_class_filmed_at_a_place_of_its_own_is_a_problem() -> None:
     assert places_of([of_a + of_b[:1]], labels) == []
     assert places_of([of_a], {name: labels[name] for name in of_a}) == [], "one class alone"
     fights = {f"c{n}": "fight" for n in range(4)}
-    both = "15 of the 16 clips of fight or theft show one scene, which no clip of another class shows: "
+    both = "15 of the 16 clips of theft or fight show one scene, which no clip of another class shows: "
     both += "the place alone tells these classes from the rest."
     assert places_of([[*of_a, *list(fights)[:3]]], labels | fights) == [both]

@@ -92,6 +92,24 @@ def test_clips_whose_groups_were_divided_decide_nothing(tmp_path: Path) -> None:
     assert f"the figures of {b} leak" in found.verdict
 
 
+def test_a_table_without_groups_is_judged_by_those_of_the_other(tmp_path: Path) -> None:
+    a = table(tmp_path / "a.csv", scored(lambda place: place % 8 == 0))
+    rows = [{**row, "group": "", "fold": place % 5} for place, row in enumerate(scored(lambda place: place % 8 < 3))]
+    b = table(tmp_path / "b.csv", rows)
+    for found in (compare(a, b), compare(b, a)):
+        assert f"the figures of {b} leak" in found.verdict
+    alone = compare(b, table(tmp_path / "c.csv", rows))
+    assert alone.verdict.endswith("95 % interval if each clip were of a source of its own, which nothing says.")
+
+
+def test_clips_that_choices_were_made_on_decide_nothing(tmp_path: Path) -> None:
+    a = table(tmp_path / "a.csv", scored(lambda place: place % 8 == 0, split="validation"))
+    b = table(tmp_path / "b.csv", scored(lambda place: place % 8 < 3, split="validation"))
+    found = compare(a, b)
+    assert "nothing says which of" in found.verdict
+    assert f"no interval for the figures of {a}: the best epoch" in found.verdict
+
+
 def test_other_clips_labels_or_classes_are_no_comparison(tmp_path: Path) -> None:
     rows = scored(lambda place: False)
     a = table(tmp_path / "a.csv", rows)

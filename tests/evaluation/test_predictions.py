@@ -35,6 +35,11 @@ def test_reads_what_is_there(tmp_path: Path) -> None:
     assert read_predictions(written(tmp_path, HEAD + GOOD)).splits == ("", "")
 
 
+def test_scores_of_three_digits_may_be_off_by_half_a_digit_a_class(tmp_path: Path) -> None:
+    text = "path,label,p_a,p_b,p_c\n" + "x,a,0.879,0.079,0.041\ny,b,0.3335,0.334,0.334\n"
+    assert read_predictions(written(tmp_path, text)).names == ("x", "y")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -49,6 +54,8 @@ def test_reads_what_is_there(tmp_path: Path) -> None:
         (HEAD + GOOD + "c,theft,,0.1\n", "not finite"),
         (HEAD + GOOD + "c,theft,high,0.1\n", "p_theft of 'c' is 'high'; it must be a number"),
         (HEAD + GOOD + "c,theft,0.9,0.9\n", "do not sum to 1, the first is 'c': 0.9, 0.9"),
+        (HEAD + GOOD + "c,theft,0.9,0.098\n", "do not sum to 1, the first is 'c': 0.9, 0.098"),
+        (HEAD + GOOD + "./a,theft,0.9,0.1\n", "'a' stands in 2 rows"),
         (HEAD + GOOD + "c,theft,1.5,-0.5\n", "a score outside 0 to 1"),
         (HEAD + GOOD + "a,theft,0.9,0.1\n", "'a' stands in 2 rows"),
         (HEAD + "a,theft,0.9,0.1\nb,theft,0.9,0.1\n", "all 2 clips are of the class 'theft'"),

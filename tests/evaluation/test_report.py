@@ -324,11 +324,40 @@ def test_a_table_without_groups_says_so_first_and_is_not_green(tmp_path: Path) -
         assert verdict(found, summary_of(found), rivals(found)).tone == "unsure"
         told = text_of(render_report(found))
         assert told.index(ungrouped) < told.index("Group by group")
+        assert "if each clip were of a source of its own, which nothing says" in told
+        assert "by group)" not in told
+        assert "nobody named them" in told
     one = read_evaluated(
         write_table(tmp_path / "p.csv", [{**row, "group": ""} for row in rows[:-1]] + [{**rows[-1], "group": "g"}])
     )
     assert ungrouped not in one.notes
     assert any("without a group: each is a group of its own." in note for note in one.notes)
+
+
+def test_training_rows_without_a_group_leave_the_leak_in_doubt(tmp_path: Path) -> None:
+    rows = simulated()
+    train = [{**row, "path": f"old{row['path']}", "group": "", "split": "train"} for row in simulated(seed=1)[:30]]
+    found = read_evaluated(write_table(tmp_path / "p.csv", [row | {"split": "test"} for row in rows] + train))
+    assert "Whether groups of the 30 training rows without a group are measured here cannot be told." in found.notes
+    said = verdict(found, summary_of(found), rivals(found))
+    assert said.tone == "unsure"
+    assert said.rest[0] == "How it does on other groups cannot be said: the model may know these."
+
+
+def test_another_event_than_the_runs_takes_nothing_that_was_chosen_for_it(
+    tiny_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    record = json.loads((run / "evaluation.json").read_text())
+    record["operating_point"] |= {"threshold": 0.3, "source": "recall of at least 0.8, chosen on 6 validation clips"}
+    record["summary"]["at_point"]["alarms"] = {"hours": 40.0}
+    (run / "evaluation.json").write_text(json.dumps(record))
+    own, other = read_evaluated(run), read_evaluated(run, Told(event=("normal",)))
+    assert (own.event, own.threshold, own.normal_hours) == (("theft",), 0.3, 40.0)
+    assert (other.threshold, other.point_source) == (0.5, "default, not chosen on data")
+    assert other.normal_hours != 40.0
+    assert other.notes[-1].startswith("The event here is normal, the run's is theft: its operating point")
 
 
 def test_the_verdict_says_the_worst_that_is_true(tmp_path: Path) -> None:

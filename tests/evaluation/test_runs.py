@@ -54,6 +54,13 @@ def test_runs_stand_beside_each_other_and_the_rest_is_named(several: Path) -> No
     assert "cannot be read (No such file" in trouble["no model"] or "evaluation.json" in trouble["no model"]
     assert trouble["broken"].startswith("cannot be read (Expecting property name")
     (note,) = found.notes
+    record["exposure"]["groups_divided"] = True
+    (several / "first" / "evaluation.json").write_text(json.dumps(record))
+    assert compare_runs(several).notes[1:] == (
+        "first: Clips of one group were learnt from and measured: these figures leak.",
+    )
+    record["exposure"]["groups_divided"] = False
+    (several / "first" / "evaluation.json").write_text(json.dumps(record))
     assert note.startswith("choose by validation loss, not by these figures")
 
 

@@ -21,7 +21,7 @@ from tillwatch.config import TrainConfig
 from tillwatch.data.catalog import find_clips
 from tillwatch.data.splits import fold_splits
 from tillwatch.errors import ConfigError, DataError, Interrupted, RunError
-from tillwatch.evaluation.evaluated import read_evaluated
+from tillwatch.evaluation.evaluated import Told, read_evaluated
 from tillwatch.evaluation.findings import summary_of
 from tillwatch.files import write_csv, write_text
 from tillwatch.training import cross_validation, loop
@@ -159,6 +159,9 @@ def test_the_final_model_publishes_out_of_fold_figures_and_none_of_the_clips_it_
     assert "This model learnt from all clips and was measured on none" in page
     assert summary_of(read_evaluated(final)).to_json()["figures"] == record["summary"]["figures"]
     assert "--folds 4 --repeats 1 --grouping group --final" in page
+    of_folds = "are those of each fold's own threshold"
+    assert any(of_folds in note for note in read_evaluated(final).notes)
+    assert not any(of_folds in note for note in read_evaluated(final, Told(threshold=0.9)).notes)
     with pytest.raises(SystemExit) as left:
         main(["evaluate", str(final), "--workers", "0"])
     assert left.value.code == 0

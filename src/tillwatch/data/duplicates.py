@@ -187,6 +187,24 @@ def find_same_files(clips: Sequence[Clip | Found], known: Sequence[Clip | Found]
     return found
 
 
+def find_exact(clips: Sequence[Clip]) -> dict[str, str]:
+    """Returns which clips hold the bytes of one before them: its name by theirs.
+
+    Sizes are compared first, so that only what may be the same is read. What cannot be read is no copy.
+    """
+    by_size: dict[int, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        with suppress(OSError, ClipError):
+            by_size[content_size(clip)].append(clip)
+    found = {}
+    for several in by_size.values():
+        firsts: dict[str, str] = {}
+        for digest, name in _digests(several) if len(several) > 1 else ():
+            if (first := firsts.setdefault(digest, name)) != name:
+                found[name] = first
+    return found
+
+
 def _digests(clips: Sequence[Clip | Found]) -> Iterator[tuple[str, str]]:
     for clip in clips:
         with suppress(OSError, ClipError):

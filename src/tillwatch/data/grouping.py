@@ -122,7 +122,7 @@ def settle_groups(
         return Grouping(groups=groups, source="none", how=how, claim=CLAIMS["unknown"], scenes=scenes), notes
     source = CLIPS_CSV if group_pattern is None else "--group-pattern"
     divided = [copy for copy in copies if groups[copy.original] != groups[copy.copy]]
-    joined = _joined(groups, ((copy.original, copy.copy) for copy in copies))
+    joined = join_groups(groups, ((copy.original, copy.copy) for copy in copies))
     notes = [f"copies of one footage stood in different groups, now joined: {_pairs(divided)}."] if divided else []
     claim = CLAIMS["other groups"]
     if scenes and len(scenes[0]) > _NEARLY_ALL * len(catalog.clips):
@@ -171,6 +171,13 @@ def scenes_of(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> tuple
     """Returns the names of the clips of each scene that several share, the largest first."""
     known = [clip for clip in clips if clip.name in prints]
     return _several(known, find_scenes(scene_likeness([prints[clip.name] for clip in known]))) if known else ()
+
+
+def join_groups(groups: Mapping[str, str], links: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns the groups by clip name, those of linked clips joined under the name of the first."""
+    pairs = [(groups[a], groups[b]) for a, b in links]
+    united = _united(list(dict.fromkeys(groups.values())), pairs)
+    return {name: united[group] for name, group in groups.items()}
 
 
 def recorded_of(clip: Clip, prints: Mapping[str, Fingerprint]) -> Recorded | None:
@@ -367,13 +374,6 @@ def _united(names: Sequence[str], links: Iterable[tuple[str, str]]) -> dict[str,
         low, high = sorted((first(a), first(b)), key=order.__getitem__)
         parent[high] = low
     return {name: first(name) for name in names}
-
-
-def _joined(groups: Mapping[str, str], links: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Joins the groups of linked clips under the name of the first."""
-    pairs = [(groups[a], groups[b]) for a, b in links]
-    united = _united(list(dict.fromkeys(groups.values())), pairs)
-    return {name: united[group] for name, group in groups.items()}
 
 
 def _named(united: Mapping[str, str], word: str, told: Mapping[str, str] | None = None) -> dict[str, str]:

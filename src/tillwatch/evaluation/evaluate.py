@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tillwatch.clip_spec import ClipSpec
 from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, Skip, count_and_names, look_into, search_folder
-from tillwatch.data.duplicates import find_same_files
+from tillwatch.data.duplicates import find_exact, find_same_files
+from tillwatch.data.grouping import join_groups
 from tillwatch.data.loader import evaluation_loader
 from tillwatch.data.provenance import check_region
 from tillwatch.data.splits import SIDES
@@ -317,6 +318,8 @@ def evaluate_run(
         known_as = {name: sides[original] for name, original in same.items()}
         learnt = {groups[name] for name, side in sides.items() if side == "train"}
         doubt = _same_groups(clips, learnt, told_already={*same, *sides})
+        clips, twice = _joined(clips)
+        notes += twice
         ungrouped = catalog.ungrouped
         if alone := sum(clip.name in ungrouped for clip in clips):
             notes.append(
@@ -353,6 +356,18 @@ def evaluate_run(
         )
     except OSError as error:
         raise RunError(f"{folder} cannot be written ({reason_of(error)}).") from None
+
+
+def _joined(clips: Sequence[Clip]) -> tuple[list[Clip], list[str]]:
+    """Gives clips that are the same byte for byte one group, and says which they are."""
+    copies = find_exact(clips)
+    groups = join_groups({clip.name: clip.group for clip in clips}, copies.items())
+    named = [f"{name} is {first}" for name, first in copies.items()]
+    note = (
+        f"copies, byte for byte, among these clips: {count_and_names(named)}; each counts, and they share a group. "
+        "Copies that were coded anew are found by tillwatch audit."
+    )
+    return [replace(clip, group=groups[clip.name]) for clip in clips], [note] if copies else []
 
 
 def _same_groups(clips: Sequence[Clip], learnt: Set[str], told_already: Set[str]) -> str:

@@ -25,6 +25,12 @@ from tillwatch.files import read_csv
 #: How an operating point came about that somebody gave.
 GIVEN = "given with --threshold"
 
+#: Stands above a cross-validation's figures, unless another threshold is asked for.
+OWN_THRESHOLDS_NOTE = (
+    "Recall, precision and false alarms are those of each fold's own threshold, chosen on its validation clips and "
+    "applied to its test clips."
+)
+
 PREDICTIONS_CSV, BASELINES_CSV = "predictions.csv", "baselines.csv"
 
 
@@ -156,6 +162,9 @@ class Evaluated:
         return reached
 
 
+_OF_THE_EVENT = ("prevalence", "normal_hours", "normal_footage", "max_false_alarms_per_hour", "min_recall")
+
+
 def read_evaluated(source: Path, told: Told | None = None) -> Evaluated:
     """Reads what was evaluated.
 
@@ -194,7 +203,19 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     event = choose_event(first.classes, told.event or _names(record.get("event")))
     clips = _clips(folder / "folds" / "1" if crossval else run)
     settings = crossval or _yaml(run / "config.yaml")
-    threshold, source = _point(record, told)
+    notes = [*map(str, record.get("notes", ()))]
+    record_of_event = record
+    if set(event) != set(_names(record.get("event")) or event):
+        # What was chosen and counted for one event is nothing to another.
+        record_of_event, settings = {}, {name: settings[name] for name in settings if name not in _OF_THE_EVENT}
+        notes.append(
+            f"The event here is {' or '.join(event)}, the run's is {' or '.join(record['event'])}: its operating "
+            "point, hours and prevalence do not hold for this one."
+        )
+    own_points = of_folds and told.threshold is None and record_of_event is record
+    if not own_points:
+        notes = [note for note in notes if not note.startswith(OWN_THRESHOLDS_NOTE)]
+    threshold, source = _point(record_of_event, told)
     normal = [name for name, label in zip(first.names, first.labels, strict=True) if first.classes[label] not in event]
     exposure = read_exposure(record) or _exposure(folder, record, rows, run == folder)
     audit = _json(run / "audit.json")
@@ -215,13 +236,15 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         point_source=source,
         split=split,
         exposure=exposure,
-        own_thresholds=own_thresholds_of(rows, first.names) if of_folds and told.threshold is None else None,
-        normal_hours=None if exposure.learnt_from else _hours(record, of_measured, normal, event, told.normal_hours),
+        own_thresholds=own_thresholds_of(rows, first.names) if own_points else None,
+        normal_hours=None
+        if exposure.learnt_from
+        else _hours(record_of_event, of_measured, normal, event, told.normal_hours),
         hours_told=told.normal_hours is not None or (exposure.own_clips and settings.get("normal_hours") is not None),
         clip_hours=sum(_seconds(of_measured, normal)) / 3600 or None,
         prevalence=settings.get("prevalence"),
         told=told,
-        notes=tuple(dict.fromkeys((*map(str, record.get("notes", ())), *partly_note(partly)))),
+        notes=tuple(dict.fromkeys((*notes, *partly_note(partly)))),
         baselines=contenders_of(_rows(folder / BASELINES_CSV), first, folder / BASELINES_CSV),
         clips=clips,
         cameras=_cameras(first.names, clips),
@@ -259,11 +282,15 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     grouped = _groups_in(rows)
     alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]
     chosen_on = split in ("test", "") and bool(measured & set(groups[splits == "validation"]))
+    unknown = sum(name not in grouped for name in np.array(first.names, dtype=object)[splits == "train"])
+    doubt = CHOSEN_GROUPS_NOTE if chosen_on else ""
+    if unknown and grouped and split != "train":
+        doubt = f"Whether groups of the {unknown} training rows without a group are measured here cannot be told."
     exposure = exposure_of(
         list(splits[wanted]),
         groups_divided=split != "train"
         and (bool(measured & set(groups[splits == "train"])) or _folds_divide_groups(rows, first)),
-        doubt=CHOSEN_GROUPS_NOTE if chosen_on else "",
+        doubt=doubt,
         ungrouped=len(alone),
     )
     notes = [*exposure.notes, *partly_note(partly)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         raise DataError(f"{path}: {told}")
     if pathless := [line for line, row in enumerate(rows, start=2) if not row.get("path", "-").strip()]:
         raise DataError(f"{path}: {len(pathless)} of {len(rows)} rows have no path, the first is line {pathless[0]}.")
-    return rows
+    return [row | {"path": _shortened(row["path"])} if "path" in row else row for row in rows]
+
+
+def _shortened(path: str) -> str:
+    """Takes "./" from before a path: with and without, it is one clip."""
+    return re.sub(r"^(?:\./+)+(?=.)", "", path)
 
 
 def predictions_of(rows: Sequence[Mapping[str, str]], path: Path, *, one_class_ok: bool = False) -> Predictions:

@@ -16,7 +16,7 @@ from tillwatch.clip_spec import event_scores
 from tillwatch.config import TrainConfig
 from tillwatch.errors import DataError, RunError, one_line
 from tillwatch.evaluation.calibration import Temperature, apply_temperature, fit_temperature, logs
-from tillwatch.evaluation.evaluated import BASELINES_CSV, PREDICTIONS_CSV
+from tillwatch.evaluation.evaluated import BASELINES_CSV, OWN_THRESHOLDS_NOTE, PREDICTIONS_CSV
 from tillwatch.evaluation.exposure import CROSS_VALIDATION
 from tillwatch.evaluation.operating_point import choose_threshold
 from tillwatch.files import write_json, write_text
@@ -97,10 +97,7 @@ def read_fold_point(run: Path) -> FoldPoint:
 
 def own_points_note(points: Sequence[FoldPoint]) -> str:
     """Says at which thresholds a cross-validation's recall, precision and false alarms stand."""
-    note = (
-        "Recall, precision and false alarms are those of each fold's own threshold, chosen on its validation clips "
-        "and applied to its test clips."
-    )
+    note = OWN_THRESHOLDS_NOTE
     default = sum(not point.chosen for point in points)
     if default:
         note += f" In {default} of {len(points)} folds none could be chosen: it is {OperatingPoint().threshold:g}."
