@@ -334,6 +334,7 @@ def test_event_scores_are_sums_without_the_noise_of_their_last_digit() -> None:
     assert event_scores(scores, (0, 1)).tolist() == [[0.8, 0.8], [0.3, 0.0]]
     assert event_scores(scores, (1,)).tolist() == scores[..., 1].tolist()
     small = np.array([[1e-20, 1e-20], [1e-20, 1.1e-20], [1e-320, 0.0]])  # still told apart
+    assert event_scores(np.array([0.33333334, 0.33333334, 0.33333334, 0.0]), (0, 1, 2)) == 1.0
     assert (np.diff(event_scores(small, (0, 1))) != 0).all()
     assert event_scores(small, (0, 1)) == pytest.approx([2e-20, 2.1e-20, 0], rel=1e-13)
 

@@ -283,8 +283,7 @@ def audit(
     _at_least_one("--num-frames", num_frames)
     if workers is not None:
         _at_least_one("--workers", workers)
-    if html is not None and (html.is_dir() or not html.parent.is_dir()):
-        raise ConfigError(f"--html {html} must be a file in a folder that exists.")
+    _check_page("--html", html)
     config = TrainConfig(
         classes=classes, event=event, every=every, fps=fps, short=short, groups=groups, group_pattern=group_pattern
     )
@@ -383,6 +382,7 @@ def report(
     from tillwatch.evaluation.evaluated import Told
 
     told = Told(event=event, threshold=threshold, normal_hours=normal_hours)
+    _check_page("--out", out)
     if source.is_dir():
         from tillwatch.evaluation.publish import publish
 
@@ -439,8 +439,7 @@ def runs(
     from tillwatch.evaluation.runs import compare_runs
     from tillwatch.files import write_text
 
-    if html is not None and (html.is_dir() or not html.parent.is_dir()):
-        raise ConfigError(f"--html {html} must be a file in a folder that exists.")
+    _check_page("--html", html)
     found = compare_runs(folder)
     if html is not None:
         write_text(html, found.page())
@@ -1132,6 +1131,18 @@ def _workers(workers: int | None) -> int:
     if workers is not None and workers < 0:
         raise ConfigError(f"--workers is {workers}; it must be at least 0.")
     return default_workers() if workers is None else workers
+
+
+def _check_page(flag: str, page: Path | None) -> None:
+    """Refuses to put a page where there can be none, or where a user has something else."""
+    from tillwatch.files import is_page
+
+    if page is None:
+        return
+    if page.is_dir() or not page.parent.is_dir():
+        raise ConfigError(f"{flag} {page} must be a file in a folder that exists.")
+    if page.is_file() and not is_page(page):
+        raise ConfigError(f"{flag} {page} is a file that is no page, and would be lost; give another.")
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -52,7 +52,7 @@ def event_scores(probabilities: NDArray[np.float64], event_indices: Sequence[int
     """Returns the event probabilities: the sums of the event classes' probabilities.
 
     A sum of several has 14 significant digits: what is the same on paper, 0.7 + 0.1 and 0.6 + 0.2, is the same here,
-    and reaches a threshold of 0.8.
+    and reaches a threshold of 0.8. It is 1 at most, whatever the rounding of a table's digits adds to it.
 
     Args:
         probabilities: float64 ``(..., classes)``, not negative.
@@ -65,7 +65,7 @@ def event_scores(probabilities: NDArray[np.float64], event_indices: Sequence[int
     if len(event_indices) == 1:
         return total
     scale = 10.0 ** (13 - np.floor(np.log10(np.maximum(total, 1e-200))))
-    rounded: NDArray[np.float64] = np.round(total * scale) / scale
+    rounded: NDArray[np.float64] = np.minimum(np.round(total * scale) / scale, 1.0)
     return rounded
 
 

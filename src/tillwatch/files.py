@@ -48,6 +48,13 @@ def readable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def is_page(path: Path) -> bool:
+    """Whether a file is a page of HTML, or empty: what another page may take the place of."""
+    with path.open("rb") as file:
+        head = file.read(512).strip().lower()
+    return not head or head.startswith((b"<!doctype html", b"<html"))
+
+
 def sha256_of(path: Path) -> str:
     """Returns a file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:

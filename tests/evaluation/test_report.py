@@ -214,7 +214,9 @@ def test_a_table_says_which_rows_it_is_measured_on(
     claims = "On other groups of the same sort" in told
     assert claims == (not (found.exposure.learnt_from or found.exposure.chosen_on))
     assert ("false alarms in" in told) == (not found.exposure.learnt_from)
-    assert ("Measured, with intervals" in told) == claims
+    assert ("Measured, with intervals" in told) == (claims and found.split_told)
+    assert ("No row says which split it is of" in told) == (sides == ["all"])
+    assert ("provided that the model learnt from none of these clips, which" in told) == (sides == ["all"])
 
 
 def test_a_split_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -324,8 +326,7 @@ def test_a_table_without_groups_says_so_first_and_is_not_green(tmp_path: Path) -
         assert verdict(found, summary_of(found), rivals(found)).tone == "unsure"
         told = text_of(render_report(found))
         assert told.index(ungrouped) < told.index("Group by group")
-        assert "if each clip were of a source of its own, which nothing says" in told
-        assert "by group)" not in told
+        assert "(95 % interval), provided that each clip is of a source of its own and the model learnt from " in told
         assert "nobody named them" in told
     one = read_evaluated(
         write_table(tmp_path / "p.csv", [{**row, "group": ""} for row in rows[:-1]] + [{**rows[-1], "group": "g"}])
@@ -366,10 +367,13 @@ def test_the_verdict_says_the_worst_that_is_true(tmp_path: Path) -> None:
         one = verdict(found, summary_of(found), rivals(found))
         return one.tone, " ".join((one.headline, *one.rest))
 
-    rows = simulated()
+    rows = simulated(split="test")
     hits = sum(row["p_theft"] >= 0.5 for row in rows if row["label"] == "theft")
     tone, text = said(rows)
     assert tone == "good"
+    assert "(95 % interval, by group). No simple" in text
+    tone, given = said(rows, threshold=0.5)
+    assert (tone, given.count("provided that the threshold was not chosen on them, which")) == ("unsure", 1)
     assert f"found {hits} of 70 theft clips" in text
     assert "no simple method" in text.lower()
     assert said(simulated(4))[0] == "unsure"

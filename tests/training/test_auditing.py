@@ -168,3 +168,21 @@ def test_the_command_prints_json_and_writes_a_page(tmp_path: Path, capsys: pytes
         main(["audit", str(root), "--html", str(tmp_path / "nowhere" / "a.html")])
     assert exited.value.code == 2
     assert "--html" in capsys.readouterr().err
+    (root / "clips.csv").write_text("path,label,group\n")
+    for place, flag in (("audit", "--html"), ("report", "--out")):
+        with pytest.raises(SystemExit) as exited:
+            main([place, str(root), flag, str(root / "clips.csv")])
+        assert exited.value.code == 2
+        assert f"{flag} {root / 'clips.csv'} is a file that is no page, and would be lost" in capsys.readouterr().err
+    assert (root / "clips.csv").read_text() == "path,label,group\n"
+
+
+def test_cues_that_were_not_measured_are_told_to_be(tmp_path: Path) -> None:
+    root = two_classes(tmp_path / "data", brighter=60)
+    config = TrainConfig(group_pattern="(.).*")
+    names = sorted(path.name for path in (root / "theft").iterdir())
+    for number, name in enumerate(names):
+        (root / "theft" / name).rename(root / "theft" / f"t{number}.mp4")
+    (finding,) = (one for one in audit_folder(root, config).report.findings if one.kind == "confound")
+    assert finding.severity == "note"
+    assert finding.text.endswith("was not measured: all clips of theft are of one group.")

@@ -338,6 +338,10 @@ def test_random_folds_divide_groups_and_say_that_they_leak(
     assert "groups were divided, clips of one were learnt from and tested, so these figures leak" in claim
     assert "On other groups of the same sort" not in page
     assert "Repeat by repeat" in page
+    began = tmp_path / "cv" / "splits" / "2.csv"
+    began.write_text(began.read_text().replace(",day0,", ",day9,", 1))
+    with pytest.raises(RunError, match="begun with other clips or groups"):
+        cross_validate(tiny_run[0], tmp_path / "cv", tiny_config(group_pattern=r"day\d"), plan, quiet())
 
 
 def test_bad_plans_are_refused(tiny_run: tuple[Path, Path], tiny_config: Config, tmp_path: Path) -> None:

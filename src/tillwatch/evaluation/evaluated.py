@@ -90,6 +90,7 @@ class Evaluated:
         baselines: what needs no network, on the same clips.
         clips: the run's clips.csv by path; empty for a table.
         groups_told: whether anything says what belongs together; otherwise each clip is a group of its own.
+        split_told: whether anything says that the model did not learn from these clips.
         known_groups: by path, of all clips that the run or table names a group of, measured or not.
         cameras: of each clip, as the data set's clips.csv or the table says, else by its name; empty where unknown.
         record, model, settings, audit: evaluation.json, model.json, config.yaml or crossval.yaml, and audit.json; empty
@@ -119,6 +120,7 @@ class Evaluated:
     baselines: tuple[Contender, ...] = ()
     clips: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     groups_told: bool = True
+    split_told: bool = True
     known_groups: Mapping[str, str] = field(default_factory=dict)
     cameras: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -154,6 +156,16 @@ class Evaluated:
         if self.own_thresholds is not None:
             return self.own_thresholds
         return np.full(self.probabilities.shape[:2], self.threshold)
+
+    @property
+    def unsaid(self) -> tuple[str, ...]:
+        """What must hold for these figures to be those of other clips, and nothing says."""
+        doubts = {
+            "each clip is of a source of its own": not self.groups_told,
+            "the model learnt from none of these clips": not self.split_told,
+            "the threshold was not chosen on them": self.point_source == GIVEN,
+        }
+        return tuple(words for words, holds in doubts.items() if holds)
 
     @property
     def alarms(self) -> NDArray[np.bool_]:
@@ -298,6 +310,11 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         notes.append(f"{count_and_names(alone)} without a group: each is a group of its own.")
     elif not grouped:
         notes.append("No row has a group: each clip is a group of its own, and intervals may be too narrow.")
+    if not (splits != "").any():
+        notes.append(
+            "No row says which split it is of: that the model learnt from none of these clips is for whoever made the "
+            "table to say, with test in a column split."
+        )
     if not wanted.all():
         others = ", ".join(f"{count} {side or 'without a split'}" for side, count in _counted(splits[~wanted]))
         notes.append(
@@ -332,6 +349,7 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         normal_hours=None if exposure.learnt_from else hours,
         hours_told=hours is not None,
         groups_told=exposure.groups_told,
+        split_told=bool((splits != "").any()),
         known_groups=grouped,
         told=told,
         cameras=_cameras(tuple(np.array(first.names, dtype=object)[wanted]), {row["path"]: row for row in rows}),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tillwatch.evaluation.confounds import scene_note
 from tillwatch.evaluation.evaluated import Evaluated
 from tillwatch.evaluation.intervals import MIN_CLIPS
-from tillwatch.evaluation.numbers import readable, readable_hours
+from tillwatch.evaluation.numbers import counted_alarms, readable, readable_hours
 from tillwatch.evaluation.paired import Rival, rivals_of, strongest
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 
@@ -134,8 +134,12 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
     again, whose = (f", each scored {found.repeats} times", "all") if found.repeats > 1 else ("", "its")
     headline = f"The model found {round(point.found / found.repeats, 1):g} of {events} {event} clips{again}"
     alarms = point.found + point.false_alarms
-    headline += f"; {point.false_alarms} of {whose} {alarms} alarms were false." if alarms else "."
-    in_doubt = found.exposure.chosen_on or found.exposure.doubt or not found.groups_told
+    headline += (
+        f"; {point.false_alarms} of {whose} {alarms} alarms {'was' if point.false_alarms == 1 else 'were'} false."
+        if alarms
+        else "."
+    )
+    in_doubt = found.exposure.chosen_on or found.exposure.doubt or found.unsaid
     tone = "good" if auroc.interval is not None and not in_doubt and point.found else "unsure"
     return _verdict(tone, headline, rest)
 
@@ -185,11 +189,10 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
         sentences.append("How it does on other groups cannot be said: the model may know these.")
     elif recall.interval is not None and recall.value is not None:
         between = f"between {_percent(recall.interval.low)} and {_percent(recall.interval.high)} of {event}"
+        others, by = ("groups", ", by group") if found.groups_told else ("clips", "")
         sentences.append(
-            f"On other groups of the same sort it would find {between} (95 % interval, by group)."
-            if found.groups_told
-            else f"On other clips of the same sort it would find {between} (95 % interval) if each clip were of a "
-            "source of its own, which nothing says: if several share one, that is too narrow."
+            f"On other {others} of the same sort it would find {between} (95 % interval{by})"
+            + (f", provided that {' and '.join(found.unsaid)}, which nothing here says." if found.unsaid else ".")
         )
     else:
         sentences.append(
@@ -198,7 +201,7 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
         )
     if (alarms := point.alarms) is not None:
         told = ", as declared" if found.hours_told else ""
-        seen = f"{readable(alarms.count)} false alarms in {readable_hours(alarms.hours)} of normal footage{told}"
+        seen = f"{counted_alarms(alarms.count)} in {readable_hours(alarms.hours)} of normal footage{told}"
         sentences.append(f"{seen}: {readable(alarms.per_hour)} an hour ({alarms.bounds}, 95 %).")
     if best is not None:
         ahead = best.ahead["balanced_accuracy"]

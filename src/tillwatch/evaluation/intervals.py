@@ -113,7 +113,7 @@ def why_no_interval(groups: Sequence[str], kinds: NDArray[np.int64] | None = Non
     of_what = "the clips" if kinds is None else "the clips of a kind"
     return (
         f"no intervals: {of_what} fall into {n_groups(least)}, and under {MIN_GROUPS} no interval holds what it "
-        "promises; tillwatch crossval measures on every group."
+        "promises; it takes more groups, and tillwatch crossval measures on all there are."
     )
 
 

@@ -15,6 +15,11 @@ def readable(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def counted_alarms(count: float) -> str:
+    """Returns a number of false alarms in words: 1 false alarm, 2 false alarms."""
+    return f"{readable(count)} false alarm{'' if count == 1 else 's'}"
+
+
 def readable_hours(hours: float) -> str:
     """Returns a length of time with the unit that suits it: 2.5 h, 2.08 min, 7.4 s."""
     if hours >= 1:

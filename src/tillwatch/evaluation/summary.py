@@ -22,7 +22,7 @@ from tillwatch.evaluation.intervals import (
     too_few,
     why_no_interval,
 )
-from tillwatch.evaluation.numbers import readable, readable_hours
+from tillwatch.evaluation.numbers import counted_alarms, readable, readable_hours
 from tillwatch.evaluation.operating_point import ADay, AtPoint, expected_a_day, false_alarms_per_hour, measure
 
 _SHORT = {"event_auroc": "AUROC", "event_average_precision": "average precision", "f1": "F1"}
@@ -150,7 +150,7 @@ class Summary:
         lines.append(f"{where}: recall {named['recall']}, precision {named['precision']}")
         if (alarms := self.at_point.alarms) is not None:
             lines.append(
-                f"{readable(alarms.count)} false alarms in {readable_hours(alarms.hours)} of normal footage: "
+                f"{counted_alarms(alarms.count)} in {readable_hours(alarms.hours)} of normal footage: "
                 f"{readable(alarms.per_hour)} an hour ({alarms.bounds}, 95 %)"
             )
         if self.alarms_a_day is not None:
@@ -262,7 +262,7 @@ def _which_have_none(named: Mapping[str, Figure], groups: Sequence[str], kinds: 
     return (
         f"no interval of {told}: the {what} clips, on which they rest, fall into "
         f"{n_groups(least_groups(groups, np.where(kinds == kind, 0, -1)))}, and under {MIN_GROUPS} no interval holds "
-        "what it promises; tillwatch crossval measures on every group."
+        "what it promises; it takes more groups, and tillwatch crossval measures on all there are."
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from tillwatch.clip_spec import FrameStep, choose_event
 from tillwatch.config import TrainConfig
 from tillwatch.data.audit import Finding, count_groups, find_problems, tables
-from tillwatch.data.catalog import OWN_GROUPS, Catalog, Search, look_into, search_folder
+from tillwatch.data.catalog import OWN_GROUPS, Catalog, Clip, Search, look_into, search_folder
 from tillwatch.data.duplicates import find_copies
 from tillwatch.data.fingerprints import take_fingerprints
 from tillwatch.data.grouping import settle_groups
@@ -89,6 +89,8 @@ def audit_catalog(
     is_event = np.array([clip.label in event for clip in known], dtype=bool)
     cues = measure_cues(cue_values(known, prints), is_event, [clip.group for clip in known]) if known else []
     flagged = [Finding(kind="confound", severity="problem", text=cue.sentence) for cue in cues if cue.flagged]
+    if not cues and len(set(is_event.tolist())) == 2:
+        flagged.append(Finding(kind="confound", severity="note", text=_unmeasured(known, event)))
     report = AuditReport(
         clips=len(clips),
         classes=catalog.class_counts,
@@ -99,6 +101,15 @@ def audit_catalog(
         tables=tables(clips, prints),
     )
     return Audited(catalog=catalog, report=report, notes=tuple(notes), seconds=time.perf_counter() - started)
+
+
+def _unmeasured(clips: Sequence[Clip], event: Sequence[str]) -> str:
+    """Says that no cue was measured, and why."""
+    kinds = {" or ".join(event): True, "everything else": False}
+    groups = {name: {clip.group for clip in clips if (clip.label in event) == kind} for name, kind in kinds.items()}
+    single = [name for name, found in groups.items() if len(found) < 2]
+    why = f"all clips of {' and of '.join(single)} are of one group" if single else "the clips do not differ in any"
+    return f"Whether a cue that has nothing to do with motion tells the classes apart was not measured: {why}."
 
 
 def audit_folder(

@@ -139,15 +139,16 @@ def refuse_other_settings(
 
 
 def write_sides(path: Path, sides: Mapping[str, str], clips: Sequence[Clip], sizes: Mapping[str, str]) -> None:
-    """Writes the split that something is begun with: the side, the label and the bytes of clips, as
+    """Writes the split that something is begun with: the side, the label, the group and the bytes of clips, as
     :func:`~tillwatch.data.fingerprints.bytes_of` has them.
     """
-    label_of = {clip.name: clip.label for clip in clips}
+    clip_of = {clip.name: clip for clip in clips}
     rows = [
-        {"path": name, "label": label_of[name], "split": side, "bytes": sizes[name]}
+        {"path": name, "label": clip.label, "group": clip.group, "split": side, "bytes": sizes[name]}
         for name, side in sorted(sides.items())
+        if (clip := clip_of[name])
     ]
-    write_csv(path, ("path", "label", "split", "bytes"), rows)
+    write_csv(path, ("path", "label", "group", "split", "bytes"), rows)
 
 
 def refuse_other_clips(
@@ -178,7 +179,9 @@ def refuse_other_clips(
         raise RunError(
             f"{out} was begun with other footage: {count_and_names(changed)} changed since; give another --out{advice}."
         )
-    if began != dict(sides):
+    group_of = {clip.name: clip.group for clip in clips}
+    grouped = {row["path"]: row["group"] for row in rows if row.get("group")}
+    if began != dict(sides) or any(group_of.get(name, group) != group for name, group in grouped.items()):
         raise RunError(f"{out} was begun with other clips or groups; give another --out{advice}.")
 
 
