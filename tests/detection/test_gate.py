@@ -89,6 +89,16 @@ def test_a_hand_as_bright_as_the_counter_is_seen_by_its_colour() -> None:
     assert not is_still(seen(frames))
 
 
+def test_what_a_codec_spares_in_colours_is_still_and_as_much_brightness_is_not() -> None:
+    # A macroblock whose colour is two steps off from one key frame to the next: over three levels of blue.
+    coded = scene(0.3)
+    coded[10:22, 32:48, 48:64] += (0, -0.69, 3.54)
+    assert is_still(seen(coded))
+    lit = scene(0.3)
+    lit[10:22, 32:48, 48:64] += 2.9
+    assert not is_still(seen(lit))
+
+
 def test_one_frame_tells_nothing() -> None:
     assert not is_still(seen(scene(0, num_frames=1)))
 
