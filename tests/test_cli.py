@@ -230,12 +230,14 @@ def test_other_clips_that_nobody_grouped_are_not_spoken_of_as_groups(
     for number in range(6):
         make_frames(other / ("theft", "normal")[number % 2] / f"new{number}", seed=50 + number)
     shutil.copytree(other / "theft" / "new0", other / "theft" / "again")
+    shutil.copytree(other / "normal" / "new1", other / "theft" / "other")
     result = run_cli("evaluate", run, other, "--workers", "0")
     assert "nothing says which sources 7 of these 7 clips are of, so each is a group of its own" in result.out
-    assert "copies, byte for byte, among these clips: 1 (theft/new0 is theft/again); each counts" in result.out
+    assert "left out, as they are others byte for byte: 1 (theft/new0 is theft/again)" in result.out
+    assert "the same bytes under two labels: 1 (theft/other is normal/new1)" in result.out
     folder = run / "evaluations" / "other-all"
     record = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    assert (record["exposure"]["ungrouped"], record["groups"]) == (7, 6)
+    assert (record["exposure"]["groups_told"], record["clips"], record["groups"]) == (False, 7, 6)
     found = read_evaluated(folder, Told(normal_hours=40.0))
     assert not found.groups_told
     assert found.normal_hours == 40.0, "those of these clips, not of the run's"

@@ -140,6 +140,11 @@ def test_a_few_names_in_common_do_not_tell_recordings_apart(one_camera: Path, tm
     assert len(visits) == 1, "yet they stay together"
 
 
+def test_days_that_are_too_few_are_not_made_more_by_clips_without_an_hour(one_camera: Path, tmp_path: Path) -> None:
+    grouping = renamed(one_camera, tmp_path, lambda label, at: f"2026030{1 + at % 2}_{label[0]}{chr(97 + at)}.mp4")
+    assert grouping.claim.kind == "unknown"
+
+
 def test_a_clip_a_day_is_a_group_a_day(one_camera: Path, tmp_path: Path) -> None:
     grouping = renamed(
         one_camera, tmp_path, lambda label, at: f"till_{FIRST + timedelta(days=30 * (label == THEFT) + at):%Y%m%d}.mp4"
@@ -201,7 +206,7 @@ def test_groups_that_few_clips_are_in_are_not_groups_as_named(one_camera: Path, 
     for label in CLASSES:
         (tmp_path / label).symlink_to(one_camera / label)
     names = [clip.name for clip in find_clips(tmp_path, num_frames=8).clips]
-    for named, kind in ((10, "unknown"), (20, "other groups")):
+    for named, kind in ((10, "unknown"), (20, "unknown"), (22, "other groups")):
         rows = [f"{name},{Path(name).parent},day {number % 5}" for number, name in enumerate(names[:named])]
         (tmp_path / "clips.csv").write_text("\n".join(["path,label,group", *rows]))
         catalog = find_clips(tmp_path, num_frames=8)

@@ -99,7 +99,12 @@ def test_a_table_without_groups_is_judged_by_those_of_the_other(tmp_path: Path) 
     for found in (compare(a, b), compare(b, a)):
         assert f"the figures of {b} leak" in found.verdict
     alone = compare(b, table(tmp_path / "c.csv", rows))
-    assert alone.verdict.endswith("95 % interval if each clip were of a source of its own, which nothing says.")
+    assert alone.verdict.endswith(
+        "95 % interval by group, provided that each clip is of a source of its own and neither model learnt from these "
+        "clips, which nothing here says."
+    )
+    tested = [table(tmp_path / f"{k}.csv", scored(lambda p, k=k: p % 8 < k, split="test")) for k in (1, 4)]  # type: ignore[misc]
+    assert compare(tested[0], tested[1]).verdict.endswith("95 % interval by group.")
 
 
 def test_clips_that_choices_were_made_on_decide_nothing(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_a_table_says_which_rows_it_is_measured_on(
     assert claims == (not (found.exposure.learnt_from or found.exposure.chosen_on))
     assert ("false alarms in" in told) == (not found.exposure.learnt_from)
     assert ("Measured, with intervals" in told) == (claims and found.split_told)
-    assert ("No row says which split it is of" in told) == (sides == ["all"])
+    assert ("No row says that it is of a test, and none of training" in told) == (sides == ["all"])
     assert ("provided that the model learnt from none of these clips, which" in told) == (sides == ["all"])
 
 
@@ -328,6 +328,11 @@ def test_a_table_without_groups_says_so_first_and_is_not_green(tmp_path: Path) -
         assert told.index(ungrouped) < told.index("Group by group")
         assert "(95 % interval), provided that each clip is of a source of its own and the model learnt from " in told
         assert "nobody named them" in told
+    for label in ("theft", "normal"):
+        of_one = [row | {"group": f"g{place // 4}" if row["label"] == label else ""} for place, row in enumerate(rows)]
+        assert not read_evaluated(write_table(tmp_path / "p.csv", of_one)).groups_told, "half of each class at least"
+        own = [row | {"group": row["path"]} for row in rows]
+        assert not read_evaluated(write_table(tmp_path / "p.csv", own)).groups_told, "as a run without groups has it"
     one = read_evaluated(
         write_table(tmp_path / "p.csv", [{**row, "group": ""} for row in rows[:-1]] + [{**rows[-1], "group": "g"}])
     )

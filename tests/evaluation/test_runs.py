@@ -60,6 +60,13 @@ def test_runs_stand_beside_each_other_and_the_rest_is_named(several: Path) -> No
         "first: Clips of one group were learnt from and measured: these figures leak.",
     )
     record["exposure"]["groups_divided"] = False
+    audit = json.loads((several / "first" / "audit.json").read_text())
+    (several / "first" / "audit.json").write_text(json.dumps(audit | {"claim": {**audit["claim"], "kind": "unknown"}}))
+    (several / "first" / "evaluation.json").write_text(json.dumps(record))
+    assert compare_runs(several).notes[1:] == (
+        "first: Nothing says which clips share a source: these figures may flatter.",
+    )
+    (several / "first" / "audit.json").write_text(json.dumps(audit))
     (several / "first" / "evaluation.json").write_text(json.dumps(record))
     assert note.startswith("choose by validation loss, not by these figures")
 

@@ -128,13 +128,21 @@ def settle_groups(
     if scenes and len(scenes[0]) > _NEARLY_ALL * len(catalog.clips):
         claim = replace(claim, cannot="How it does with another camera: nearly all clips show one scene.")
     how = f"Groups are those of {source}" + ("; copies of one footage were joined." if divided else ".")
-    if alone := sum(clip.name in catalog.ungrouped for clip in catalog.clips):
+    named = [clip.name not in catalog.ungrouped for clip in catalog.clips]
+    if alone := named.count(False):
         how += f" {alone} of {len(catalog.clips)} clips are in none of them: each is a group of its own."
-        if alone > (1 - _NAMED) * len(catalog.clips):
+        if not mostly_named([clip.label for clip in catalog.clips], named):
             claim = CLAIMS["unknown"]
         else:
             claim = replace(claim, cannot=f"{claim.cannot} Nor that the {alone} clips without a group share no source.")
     return Grouping(groups=joined, source=source, how=how, claim=claim, scenes=scenes), notes
+
+
+def mostly_named(labels: Sequence[str], named: Sequence[bool]) -> bool:
+    """Whether at least half the clips of each class are in a group that somebody named."""
+    counts = Counter(labels)
+    in_groups = Counter(label for label, is_named in zip(labels, named, strict=True) if is_named)
+    return all(in_groups[label] >= _NAMED * count for label, count in counts.items())
 
 
 def infer_groups(clips: Sequence[Clip], prints: Mapping[str, Fingerprint], copies: Sequence[Copy]) -> Grouping:
@@ -199,7 +207,7 @@ def _by_recording(
     times = {clip.name: at for clip in clips if (at := recorded_of(clip, prints)) is not None}
     scene_of = {clip.name: number for clip, number in zip(known, numbers, strict=True)}
     always = [*_of(copies), *_overlapping(times, scene_of)]
-    timed, untimed = len(times) >= _TOLD * len(clips), len(clips) - len(times)
+    started = sum(at.start is not None and at.end is not None for at in times.values())
     days = {name: times[name].day.isoformat() for name in times}
     stems = {clip.name: series(clip.path.name) for clip in clips}
     lengths = Counter(stems.values())
@@ -210,9 +218,15 @@ def _by_recording(
         most = 2 * len(scenes[0]) > len(clips)
         one_place = "one camera sees most of the clips" if most else "a few cameras see the clips of a class"
     ways: list[tuple[bool, Callable[[], list[tuple[str, str]]], ClaimKind, str, str]] = [
-        (timed, lambda: _alike(days), "this camera, other days", "day", "the days in their names or containers"),
         (
-            timed,
+            len(times) >= _TOLD * len(clips),
+            lambda: _alike(days),
+            "this camera, other days",
+            "day",
+            "the days in their names or containers",
+        ),
+        (
+            started >= _TOLD * len(clips),
             lambda: _sessions(times),
             "this camera, other recordings",
             "recording",
@@ -233,7 +247,8 @@ def _by_recording(
             count = len(set(groups.values()))
             how = f"{one_place[0].upper()}{one_place[1:]}, so {len(clips)} clips fall into {count} groups by {by}."
             claim = _of_these_cameras(CLAIMS[kind], scenes, len(clips))
-            if word != "series" and untimed:
+            untimed = len(clips) - {"day": len(times), "recording": started, "series": len(clips)}[word]
+            if untimed:
                 how += f" {untimed} of them tell no time: each is a group of its own."
                 claim = claim if untimed <= _FEW * len(clips) else CLAIMS["unknown"]
             return Grouping(groups=groups, source="inferred from recordings", how=how, claim=claim, scenes=scenes)

@@ -20,9 +20,9 @@ def is_still(frames: NDArray[np.uint8]) -> bool:
 
     Brightness and both colours (Y, Cb, Cr) of each block of 4 x 4 pixels are held against their own median over time,
     so that what creeps is seen as well as what jumps. What the whole picture does at once, up to 3 levels, is taken
-    off: flicker is no motion. The noise of each is the median absolute deviation of all blocks, which a hand in a few of
-    them does not change. A window is still if no block is ever off by more than six times that, at least 2.5 levels of
-    brightness or 3 of colour and at most 5: in a picture so noisy that this tells nothing, no window is still.
+    off: flicker is no motion. The noise of each is the median absolute deviation of all blocks, which a hand in a few
+    of them does not change. A window is still if no block is ever off by more than six times that, at least 2.5 levels
+    of brightness or 3 of colour and at most 5: in a picture so noisy that this tells nothing, no window is still.
 
     Args:
         frames: uint8 ``(T, H, W, 3)``, as small as the model reads them.

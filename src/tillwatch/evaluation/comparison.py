@@ -26,7 +26,7 @@ class Comparison:
     Attributes:
         names: of the two, as they are told apart.
         clips, groups: how many.
-        groups_told: whether anything says what belongs together; otherwise each clip is a group of its own.
+        unsaid: what must hold for the intervals to be those of other clips, and nothing says.
         summaries: of each.
         differences: the first's figures less the second's.
         both, only_first, only_second, neither: clips whose most probable class is theirs; of repeats, clips expected of
@@ -37,7 +37,7 @@ class Comparison:
     names: tuple[str, str]
     clips: int
     groups: int
-    groups_told: bool
+    unsaid: tuple[str, ...]
     summaries: tuple[Summary, Summary]
     differences: dict[str, Difference]
     both: float
@@ -63,9 +63,9 @@ class Comparison:
     @property
     def _by(self) -> str:
         """Says of what the interval is."""
-        if self.groups_told:
-            return "95 % interval by group"
-        return "95 % interval if each clip were of a source of its own, which nothing says"
+        if self.unsaid:
+            return f"95 % interval by group, provided that {' and '.join(self.unsaid)}, which nothing here says"
+        return "95 % interval by group"
 
     def lines(self) -> list[str]:
         """Returns it to read."""
@@ -121,7 +121,7 @@ def compare(first: Path, second: Path, event: Sequence[str] | None = None) -> Co
         names=(str(first), str(second)),
         clips=len(a.names),
         groups=len(set(groups)),
-        groups_told=a.groups_told or b.groups_told,
+        unsaid=_unsaid(a, b),
         summaries=(_summary(a, groups), _summary(b, tuple(np.array(groups, dtype=object)[np.argsort(order)]))),
         differences=compared,
         both=float((right_a * right_b).sum()),
@@ -186,6 +186,14 @@ def _why_none(one: Evaluated) -> str | None:
         why = (one.exposure.chosen_note or one.exposure.doubt).rstrip(".")
         return f"no interval for the figures of {one.source}: {why[:1].lower()}{why[1:]}."
     return one.exposure.why_no_claim
+
+
+def _unsaid(a: Evaluated, b: Evaluated) -> tuple[str, ...]:
+    told = {
+        "each clip is of a source of its own": a.groups_told or b.groups_told,
+        "neither model learnt from these clips": a.split_told and b.split_told,
+    }
+    return tuple(words for words, holds in told.items() if not holds)
 
 
 def _summary(found: Evaluated, groups: tuple[str, ...]) -> Summary:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tillwatch.clip_spec import ClipSpec
 from tillwatch.data.catalog import CLIPS_CSV, Catalog, Clip, Skip, count_and_names, look_into, search_folder
 from tillwatch.data.duplicates import find_exact, find_same_files
-from tillwatch.data.grouping import join_groups
+from tillwatch.data.grouping import join_groups, mostly_named
 from tillwatch.data.loader import evaluation_loader
 from tillwatch.data.provenance import check_region
 from tillwatch.data.splits import SIDES
@@ -249,7 +249,7 @@ def evaluate_split(
         groups_divided=divided and own_clips,
         own_clips=own_clips,
         doubt=doubt,
-        ungrouped=sum(clip.name in ungrouped for clip in of_split),
+        groups_told=mostly_named([clip.label for clip in of_split], [clip.name not in ungrouped for clip in of_split]),
     )
     notes = (*exposure.notes, *notes)
     return write_evaluation(folder, classifier, scores, sides, split, notes, footage, exposure)
@@ -318,7 +318,7 @@ def evaluate_run(
         known_as = {name: sides[original] for name, original in same.items()}
         learnt = {groups[name] for name, side in sides.items() if side == "train"}
         doubt = _same_groups(clips, learnt, told_already={*same, *sides})
-        clips, twice = _joined(clips)
+        clips, twice = _once(clips)
         notes += twice
         ungrouped = catalog.ungrouped
         if alone := sum(clip.name in ungrouped for clip in clips):
@@ -358,16 +358,21 @@ def evaluate_run(
         raise RunError(f"{folder} cannot be written ({reason_of(error)}).") from None
 
 
-def _joined(clips: Sequence[Clip]) -> tuple[list[Clip], list[str]]:
-    """Gives clips that are the same byte for byte one group, and says which they are."""
-    copies = find_exact(clips)
+def _once(clips: Sequence[Clip]) -> tuple[list[Clip], list[str]]:
+    """Leaves out clips that are others byte for byte; those that bear another label stay, in one group."""
+    copies, label_of = find_exact(clips), {clip.name: clip.label for clip in clips}
     groups = join_groups({clip.name: clip.group for clip in clips}, copies.items())
-    named = [f"{name} is {first}" for name, first in copies.items()]
-    note = (
-        f"copies, byte for byte, among these clips: {count_and_names(named)}; each counts, and they share a group. "
-        "Copies that were coded anew are found by tillwatch audit."
-    )
-    return [replace(clip, group=groups[clip.name]) for clip in clips], [note] if copies else []
+    same = {name: first for name, first in copies.items() if label_of[name] == label_of[first]}
+    notes = []
+    if same:
+        named = [f"{name} is {first}" for name, first in same.items()]
+        notes.append(
+            f"left out, as they are others byte for byte: {count_and_names(named)}. Copies that were coded anew are "
+            "found by tillwatch audit."
+        )
+    if others := [f"{name} is {first}" for name, first in copies.items() if name not in same]:
+        notes.append(f"the same bytes under two labels: {count_and_names(others)}.")
+    return [replace(clip, group=groups[clip.name]) for clip in clips if clip.name not in same], notes
 
 
 def _same_groups(clips: Sequence[Clip], learnt: Set[str], told_already: Set[str]) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tillwatch.clip_spec import choose_event, event_scores
 from tillwatch.data.catalog import count_and_names
+from tillwatch.data.grouping import mostly_named
 from tillwatch.data.recordings import camera_of
 from tillwatch.data.splits import SIDES
 from tillwatch.errors import ConfigError, DataError, RunError, did_you_mean, one_line
@@ -90,7 +91,7 @@ class Evaluated:
         baselines: what needs no network, on the same clips.
         clips: the run's clips.csv by path; empty for a table.
         groups_told: whether anything says what belongs together; otherwise each clip is a group of its own.
-        split_told: whether anything says that the model did not learn from these clips.
+        split_told: whether anything says which clips the model learnt from.
         known_groups: by path, of all clips that the run or table names a group of, measured or not.
         cameras: of each clip, as the data set's clips.csv or the table says, else by its name; empty where unknown.
         record, model, settings, audit: evaluation.json, model.json, config.yaml or crossval.yaml, and audit.json; empty
@@ -291,7 +292,8 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     wanted = splits == split
     groups = np.array(first.groups, dtype=object)
     measured = set(groups[wanted])
-    grouped = _groups_in(rows)
+    # What Tillwatch writes of a clip that is a group of its own is its path.
+    grouped = {name: group for name, group in _groups_in(rows).items() if name != group}
     alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]
     chosen_on = split in ("test", "") and bool(measured & set(groups[splits == "validation"]))
     unknown = sum(name not in grouped for name in np.array(first.names, dtype=object)[splits == "train"])
@@ -303,17 +305,21 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         groups_divided=split != "train"
         and (bool(measured & set(groups[splits == "train"])) or _folds_divide_groups(rows, first)),
         doubt=doubt,
-        ungrouped=len(alone),
+        groups_told=mostly_named(
+            [first.classes[label] for label in first.labels[wanted]],
+            [name in grouped for name in np.array(first.names, dtype=object)[wanted]],
+        ),
     )
     notes = [*exposure.notes, *partly_note(partly)]
     if grouped and alone:
         notes.append(f"{count_and_names(alone)} without a group: each is a group of its own.")
     elif not grouped:
         notes.append("No row has a group: each clip is a group of its own, and intervals may be too narrow.")
-    if not (splits != "").any():
+    split_told = split != "" or bool((splits == "train").any())
+    if not split_told:
         notes.append(
-            "No row says which split it is of: that the model learnt from none of these clips is for whoever made the "
-            "table to say, with test in a column split."
+            "No row says that it is of a test, and none that it is of training: that the model learnt from none of "
+            "these clips is for whoever made the table to say, with test in a column split."
         )
     if not wanted.all():
         others = ", ".join(f"{count} {side or 'without a split'}" for side, count in _counted(splits[~wanted]))
@@ -349,8 +355,8 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         normal_hours=None if exposure.learnt_from else hours,
         hours_told=hours is not None,
         groups_told=exposure.groups_told,
-        split_told=bool((splits != "").any()),
-        known_groups=grouped,
+        split_told=split_told,
+        known_groups=_groups_in(rows),
         told=told,
         cameras=_cameras(tuple(np.array(first.names, dtype=object)[wanted]), {row["path"]: row for row in rows}),
         notes=tuple(notes),

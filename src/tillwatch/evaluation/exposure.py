@@ -19,9 +19,6 @@ CHOSEN_GROUPS_NOTE = (
 CROSS_VALIDATION = "cross_validation"
 
 
-_UNGROUPED = 0.5  # of the clips, at most, where groups are those that somebody named
-
-
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
     """How far the clips that were measured are new to the model.
@@ -33,7 +30,7 @@ class Exposure:
         groups_divided: whether clips of one group were learnt from and measured, as folds drawn at random have it.
         own_clips: whether they are the run's own clips, which its audit speaks of.
         doubt: a sentence on what else may make the model look better than it is; empty if nothing does.
-        ungrouped: clips whose group nothing names; each counts as one of its own.
+        groups_told: whether somebody named the groups of most clips; the others count as groups of their own.
     """
 
     clips: int
@@ -42,7 +39,7 @@ class Exposure:
     groups_divided: bool = False
     own_clips: bool = True
     doubt: str = ""
-    ungrouped: int = 0
+    groups_told: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Returns it as evaluation.json has it."""
@@ -55,11 +52,6 @@ class Exposure:
             "Clips of one group were learnt from and measured: these figures leak." if self.groups_divided else None
         )
         return tuple(note for note in (self.learnt_note, divided, self.chosen_note, self.doubt) if note)
-
-    @property
-    def groups_told(self) -> bool:
-        """Whether somebody said of most clips what belongs together."""
-        return self.ungrouped <= _UNGROUPED * self.clips
 
     @property
     def why_no_claim(self) -> str | None:
@@ -98,7 +90,7 @@ def exposure_of(
     groups_divided: bool = False,
     own_clips: bool = True,
     doubt: str = "",
-    ungrouped: int = 0,
+    groups_told: bool = True,
 ) -> Exposure:
     """Counts the sides of what was measured: "train", "validation"; anything else is new to the model."""
     return Exposure(
@@ -108,7 +100,7 @@ def exposure_of(
         groups_divided=groups_divided,
         own_clips=own_clips,
         doubt=doubt,
-        ungrouped=ungrouped,
+        groups_told=groups_told,
     )
 
 
@@ -117,7 +109,7 @@ def read_exposure(record: Mapping[str, Any]) -> Exposure | None:
     told = record.get("exposure")
     if not isinstance(told, Mapping) or not isinstance(told.get("clips"), int):
         return None
-    counts = {name: int(told.get(name) or 0) for name in ("clips", "learnt_from", "chosen_on", "ungrouped")}
+    counts = {name: int(told.get(name) or 0) for name in ("clips", "learnt_from", "chosen_on")}
     return Exposure(
         clips=counts["clips"],
         learnt_from=counts["learnt_from"],
@@ -125,5 +117,5 @@ def read_exposure(record: Mapping[str, Any]) -> Exposure | None:
         groups_divided=bool(told.get("groups_divided")),
         own_clips=bool(told.get("own_clips", True)),
         doubt=str(told.get("doubt") or ""),
-        ungrouped=counts["ungrouped"],
+        groups_told=bool(told.get("groups_told", True)),
     )

@@ -13,6 +13,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tillwatch.errors import DataError, one_line
+from tillwatch.evaluation.audit_report import read_claim
 from tillwatch.evaluation.exposure import read_exposure
 from tillwatch.evaluation.intervals import Interval
 from tillwatch.evaluation.plots import forest_plot
@@ -211,7 +212,7 @@ def _read_run(place: Path, folder: Path) -> Run:
             split=split,
             clips=int(record["clips"]),
             figures=figures,
-            notes=() if (exposure := read_exposure(record)) is None else exposure.notes,
+            notes=_doubts(record, place),
             tested_on=frozenset(row["path"] for row in rows if row.get("split") in (split, None)),
             epochs=epochs[0],
             best_epoch=epochs[1],
@@ -231,6 +232,15 @@ def _read_run(place: Path, folder: Path) -> Run:
     ) as error:
         told = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)[:200]
         return Run(name=name, finished=True, trouble=f"cannot be read ({told})")
+
+
+def _doubts(record: Mapping[str, Any], place: Path) -> tuple[str, ...]:
+    """Returns what must stand beside a run's figures."""
+    exposure = read_exposure(record)
+    claim = read_claim(place) or record.get("claim")
+    unknown = isinstance(claim, Mapping) and claim.get("kind") == "unknown"
+    doubts = ("Nothing says which clips share a source: these figures may flatter.",) if unknown else ()
+    return (*(() if exposure is None else exposure.notes), *doubts)
 
 
 def _epochs(path: Path) -> tuple[int, int | None, float | None, float] | None:
