@@ -215,7 +215,7 @@ def test_a_table_says_which_rows_it_is_measured_on(
     assert claims == (not (found.exposure.learnt_from or found.exposure.chosen_on))
     assert ("false alarms in" in told) == (not found.exposure.learnt_from)
     assert ("Measured, with intervals" in told) == (claims and found.split_told)
-    assert ("No row says that it is of a test, and none of training" in told) == (sides == ["all"])
+    assert ("No row says that it is of a test, and none that it is of training" in told) == (sides == ["all"])
     assert ("provided that the model learnt from none of these clips, which" in told) == (sides == ["all"])
 
 
