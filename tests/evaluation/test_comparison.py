@@ -17,6 +17,7 @@ from tillwatch.evaluation.comparison import compare
 from tillwatch.evaluation.evaluated import Told, read_evaluated
 from tillwatch.evaluation.findings import rivals, summary_of, verdict
 from tillwatch.evaluation.paired import cost_note, rivals_of
+from tillwatch.training.cross_validation import Folds, cross_validate
 
 Rows = list[dict[str, Any]]
 
@@ -105,6 +106,26 @@ def test_a_table_without_groups_is_judged_by_those_of_the_other(tmp_path: Path) 
     )
     tested = [table(tmp_path / f"{k}.csv", scored(lambda p, k=k: p % 8 < k, split="test")) for k in (1, 4)]  # type: ignore[misc]
     assert compare(tested[0], tested[1]).verdict.endswith("95 % interval by group.")
+
+
+def test_groups_that_either_names_are_those_of_both(
+    tiny_run: tuple[Path, Path], tiny_config: Any, quiet: Any, tmp_path: Path
+) -> None:
+    rows = scored(lambda place: place % 8 < 3)
+    alone = [row | {"group": f"clip{place}", "fold": place % 5} for place, row in enumerate(rows)]
+    a = table(tmp_path / "a.csv", alone)
+    b = table(tmp_path / "b.csv", scored(lambda place: place % 8 == 0))
+    for found in (compare(a, b), compare(b, a)):
+        assert found.groups == 20
+        assert f"the figures of {a} leak" in found.verdict
+    cross_validate(tiny_run[0], tmp_path / "cv", tiny_config(groups="none", epochs=1), Folds(folds=2), quiet())
+    with (tmp_path / "cv" / "predictions.csv").open(encoding="utf-8") as file:
+        named = [row | {"group": row["path"].split("/")[1][:4]} for row in csv.DictReader(file)]
+    for row in named:
+        row.pop("fold", None)
+    found = compare(table(tmp_path / "named.csv", named), tmp_path / "cv")
+    assert found.groups == len({row["group"] for row in named})
+    assert f"the figures of {tmp_path / 'cv'} leak" in found.verdict
 
 
 def test_clips_that_choices_were_made_on_decide_nothing(tmp_path: Path) -> None:

@@ -344,10 +344,17 @@ def test_training_rows_without_a_group_leave_the_leak_in_doubt(tmp_path: Path) -
     rows = simulated()
     train = [{**row, "path": f"old{row['path']}", "group": "", "split": "train"} for row in simulated(seed=1)[:30]]
     found = read_evaluated(write_table(tmp_path / "p.csv", [row | {"split": "test"} for row in rows] + train))
-    assert "Whether groups of the 30 training rows without a group are measured here cannot be told." in found.notes
+    assert found.exposure.doubt == (
+        "Whether groups of 30 rows of training or validation without a group are measured here cannot be told."
+    )
+    assert found.exposure.doubt in found.notes
     said = verdict(found, summary_of(found), rivals(found))
     assert said.tone == "unsure"
-    assert said.rest[0] == "How it does on other groups cannot be said: the model may know these."
+    assert said.rest[0] == "How it does on other groups cannot be said, for the reason told above."
+    chosen = [row | {"split": "validation"} for row in train]
+    assert read_evaluated(
+        write_table(tmp_path / "p.csv", [row | {"split": "test"} for row in rows] + chosen)
+    ).exposure.doubt
 
 
 def test_another_event_than_the_runs_takes_nothing_that_was_chosen_for_it(
@@ -363,6 +370,8 @@ def test_another_event_than_the_runs_takes_nothing_that_was_chosen_for_it(
     assert (own.event, own.threshold, own.normal_hours) == (("theft",), 0.3, 40.0)
     assert (other.threshold, other.point_source) == (0.5, "default, not chosen on data")
     assert other.normal_hours != 40.0
+    assert not other.audit["cues"]
+    assert "nothing else tells this event from the rest" in other.unsaid
     assert other.notes[-1].startswith("The event here is normal, the run's is theft: its operating point")
 
 
@@ -425,6 +434,7 @@ def test_what_the_audit_says_tells_the_classes_apart_is_in_the_verdict(
     assert said("warning")[0] == "unsure", "nothing says what belongs together"
     record = json.loads((run / "evaluation.json").read_text())
     record["exposure"] |= {"own_clips": False}
+    record["split"] = "all"
     (run / "evaluation.json").write_text(json.dumps(record))
     assert confounded not in said("problem")[1], "the audit is of other clips"
 

@@ -338,6 +338,12 @@ def test_random_folds_divide_groups_and_say_that_they_leak(
     assert "groups were divided, clips of one were learnt from and tested, so these figures leak" in claim
     assert "On other groups of the same sort" not in page
     assert "Repeat by repeat" in page
+    shutil.copytree(tiny_run[0], tmp_path / "copied")
+    with pytest.raises(SystemExit) as left:
+        main(["evaluate", str(tmp_path / "cv" / "folds" / "1"), str(tmp_path / "copied"), "--split", "test"])
+    assert left.value.code == 0
+    moved = read_evaluated(tmp_path / "cv" / "folds" / "1" / "evaluations" / "copied-test")
+    assert moved.exposure.groups_divided, "the same clips elsewhere leak as much"
     began = tmp_path / "cv" / "splits" / "2.csv"
     began.write_text(began.read_text().replace(",day0,", ",day9,", 1))
     with pytest.raises(RunError, match="begun with other clips or groups"):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from tillwatch.data.grouping import join_groups
 from tillwatch.errors import DataError
 from tillwatch.evaluation.evaluated import Evaluated, Told, read_evaluated
 from tillwatch.evaluation.findings import summary_of
@@ -101,34 +100,30 @@ def compare(first: Path, second: Path, event: Sequence[str] | None = None) -> Co
     """
     told = Told(event=event)
     a, b = read_evaluated(first, told), read_evaluated(second, told)
-    # Whether groups were divided is seen only with groups, and one may know those of the other's clips.
-    a, b = (
-        one
-        if set(one.names) <= set(one.known_groups)
-        else read_evaluated(path, replace(told, groups=other.known_groups))
-        for path, one, other in ((first, a, b), (second, b, a))
-    )
+    _same_clips(a, b)
+    # Both are judged by what either knows of groups: which clips count as one, and whether groups were divided.
+    told = replace(told, groups=_united(a.known_groups, b.known_groups))
+    a, b = read_evaluated(first, told), read_evaluated(second, told)
     order = _same_clips(a, b)
     columns = [b.classes.index(name) for name in a.classes]
     ours = Scored(probabilities=a.probabilities, thresholds=a.thresholds)
     theirs = Scored(probabilities=b.probabilities[:, order][..., columns], thresholds=b.thresholds[:, order])
-    groups, notes = _groups(a, tuple(b.groups[place] for place in order))
-    compared = differences(a.labels, ours, theirs, groups, a.event_indices, NAMES)
+    compared = differences(a.labels, ours, theirs, a.groups, a.event_indices, NAMES)
     if (why := _why_none(a) or _why_none(b)) is not None:
         compared = {name: replace(one, interval=None, reason=why) for name, one in compared.items()}
     right_a, right_b = ((one.probabilities.argmax(-1) == a.labels).mean(0) for one in (ours, theirs))
     return Comparison(
         names=(str(first), str(second)),
         clips=len(a.names),
-        groups=len(set(groups)),
+        groups=len(set(a.groups)),
         unsaid=_unsaid(a, b),
-        summaries=(_summary(a, groups), _summary(b, tuple(np.array(groups, dtype=object)[np.argsort(order)]))),
+        summaries=(summary_of(a), summary_of(b)),
         differences=compared,
         both=float((right_a * right_b).sum()),
         only_first=float((right_a * (1 - right_b)).sum()),
         only_second=float(((1 - right_a) * right_b).sum()),
         neither=float(((1 - right_a) * (1 - right_b)).sum()),
-        notes=(*notes, *(f"{name}: {note}" for name, one in (("A", a), ("B", b)) for note in one.notes)),
+        notes=tuple(f"{name}: {note}" for name, one in (("A", a), ("B", b)) for note in one.notes),
     )
 
 
@@ -169,13 +164,12 @@ def _same_clips(a: Evaluated, b: Evaluated) -> list[int]:
     return order
 
 
-def _groups(a: Evaluated, theirs: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the groups that both are looked at by: a table that names none takes the other's."""
-    if a.groups == theirs or theirs == a.names:
-        return a.groups, ()
-    if a.groups == a.names:
-        return theirs, ()
-    return a.groups, ("the two tables name other groups; those of A are used.",)
+def _united(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
+    """Returns the groups of all clips that either names one of: clips share one if they do by either."""
+    groups = {name: ours.get(name, name) for name in (*ours, *theirs)}
+    firsts: dict[str, str] = {}
+    joined = join_groups(groups, [(name, firsts.setdefault(group, name)) for name, group in theirs.items()])
+    return {name: f"that of {group}" for name, group in joined.items()}  # no clip's own name: these are named
 
 
 def _why_none(one: Evaluated) -> str | None:
@@ -194,7 +188,3 @@ def _unsaid(a: Evaluated, b: Evaluated) -> tuple[str, ...]:
         "neither model learnt from these clips": a.split_told and b.split_told,
     }
     return tuple(words for words, holds in told.items() if not holds)
-
-
-def _summary(found: Evaluated, groups: tuple[str, ...]) -> Summary:
-    return summary_of(replace(found, groups=groups))

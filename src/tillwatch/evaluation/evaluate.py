@@ -138,6 +138,9 @@ def write_evaluation(
     if not chosen.clips:
         raise DataError(f"no clip of the split {split!r} could be scored.")
     exposure = exposure or exposure_of([sides[clip.name] for clip in chosen.clips])
+    claim = read_claim(folder)
+    if claim is not None and claim["kind"] == "unknown":
+        exposure = replace(exposure, groups_told=False)
     metrics = compute_metrics(chosen.labels, chosen.probabilities, spec.classes, spec.event_indices)
     point = classifier.operating_point
     groups = [clip.group for clip in chosen.clips]
@@ -168,7 +171,7 @@ def write_evaluation(
         "precision": classifier.held.precision,
     }
     # On clips that it was trained or chosen on, a model claims nothing of others.
-    if split == "test" and (claim := read_claim(folder)) is not None:
+    if split == "test" and claim is not None:
         record["claim"] = claim
     head = "".join(f"{note}\n" for note in notes)
     write_text(folder / "classification_report.txt", f"{head}{metrics.report_text}")
@@ -246,7 +249,7 @@ def evaluate_split(
     measured = [(known_as or {}).get(clip.name, sides[clip.name]) for clip in of_split]
     exposure = exposure_of(
         measured,
-        groups_divided=divided and own_clips,
+        groups_divided=divided,
         own_clips=own_clips,
         doubt=doubt,
         groups_told=mostly_named([clip.label for clip in of_split], [clip.name not in ungrouped for clip in of_split]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Told:
         threshold: event probability from which on a clip is an alarm.
         normal_hours: of footage that all normal clips of the run or table stand for; of an evaluation on other clips
             than the run's own, all of those.
-        groups: by path, of clips whose rows in a table name none.
+        groups: by path, to go by in place of those that the run or table names.
     """
 
     event: Sequence[str] | None = None
@@ -92,7 +92,9 @@ class Evaluated:
         clips: the run's clips.csv by path; empty for a table.
         groups_told: whether anything says what belongs together; otherwise each clip is a group of its own.
         split_told: whether anything says which clips the model learnt from.
-        known_groups: by path, of all clips that the run or table names a group of, measured or not.
+        known_groups: by path, of all clips that the run or table puts into a group with a name of its own, measured or
+            not.
+        cues_known: whether the run's audit looked for what else tells this event from the rest.
         cameras: of each clip, as the data set's clips.csv or the table says, else by its name; empty where unknown.
         record, model, settings, audit: evaluation.json, model.json, config.yaml or crossval.yaml, and audit.json; empty
             where there is none.
@@ -122,6 +124,7 @@ class Evaluated:
     clips: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     groups_told: bool = True
     split_told: bool = True
+    cues_known: bool = True
     known_groups: Mapping[str, str] = field(default_factory=dict)
     cameras: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -165,6 +168,7 @@ class Evaluated:
             "each clip is of a source of its own": not self.groups_told,
             "the model learnt from none of these clips": not self.split_told,
             "the threshold was not chosen on them": self.point_source == GIVEN,
+            "nothing else tells this event from the rest": not self.cues_known,
         }
         return tuple(words for words, holds in doubts.items() if holds)
 
@@ -215,7 +219,7 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     first, probabilities, partly = repeats_of(rows, folder / PREDICTIONS_CSV)
     event = choose_event(first.classes, told.event or _names(record.get("event")))
     clips = _clips(folder / "folds" / "1" if crossval else run)
-    settings = crossval or _yaml(run / "config.yaml")
+    settings, audit = crossval or _yaml(run / "config.yaml"), _json(run / "audit.json")
     notes = [*map(str, record.get("notes", ()))]
     record_of_event = record
     if set(event) != set(_names(record.get("event")) or event):
@@ -225,23 +229,36 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
             f"The event here is {' or '.join(event)}, the run's is {' or '.join(record['event'])}: its operating "
             "point, hours and prevalence do not hold for this one."
         )
+    cues_known = record_of_event is record
+    if not cues_known:
+        findings = [one for one in audit.get("findings") or () if one.get("kind") != "confound"]
+        audit = audit | {"cues": [], "findings": findings} if audit else audit
     own_points = of_folds and told.threshold is None and record_of_event is record
     if not own_points:
         notes = [note for note in notes if not note.startswith(OWN_THRESHOLDS_NOTE)]
     threshold, source = _point(record_of_event, told)
     normal = [name for name, label in zip(first.names, first.labels, strict=True) if first.classes[label] not in event]
     exposure = read_exposure(record) or _exposure(folder, record, rows, run == folder)
-    audit = _json(run / "audit.json")
     # Of other data, a side of the run's split means clips of the same names, whose groups are the run's.
     grouped_by_run = exposure.own_clips or split in SIDES
     of_measured = clips if exposure.own_clips else {}
+    named = _groups_in(clips.values() if grouped_by_run else ()) | _groups_in(rows)
+    groups = tuple(told.groups.get(name, group) for name, group in zip(first.names, first.groups, strict=True))
+    groups_told = exposure.groups_told and not (grouped_by_run and _nothing_groups(audit))
+    if told.groups:
+        learnt = {told.groups.get(name, name) for name, row in clips.items() if row["split"] == "train"}
+        held_out = grouped_by_run and not of_folds and split in ("test", "validation")
+        divided = _folds_divide_groups(rows, first.names, groups) or (held_out and bool(learnt & set(groups)))
+        exposure = replace(exposure, groups_divided=exposure.groups_divided or divided)
+        labels = [first.classes[label] for label in first.labels]
+        groups_told |= mostly_named(labels, [group != name for name, group in zip(first.names, groups, strict=True)])
     whole = "crossval" if crossval else "final" if of_folds else "run"
     return Evaluated(
         source=folder,
         kind=whole if run == folder else "evaluation",
         names=first.names,
         labels=first.labels,
-        groups=first.groups,
+        groups=groups,
         classes=first.classes,
         event=event,
         probabilities=probabilities,
@@ -265,8 +282,9 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         model=_json(run / "model.json"),
         settings=settings,
         audit=audit,
-        groups_told=exposure.groups_told and not (grouped_by_run and _nothing_groups(audit)),
-        known_groups=_groups_in(clips.values() if grouped_by_run else ()) | _groups_in(rows),
+        groups_told=groups_told,
+        cues_known=cues_known,
+        known_groups={name: group for name, group in named.items() if name != group},
         epochs=_rows(run / "metrics.csv"),
     )
 
@@ -283,7 +301,9 @@ def _nothing_groups(audit: Mapping[str, Any]) -> bool:
 
 
 def _of_table(path: Path, told: Told) -> Evaluated:
-    rows = [row if row.get("group") else row | {"group": told.groups.get(row["path"], "")} for row in read_rows(path)]
+    rows = read_rows(path)
+    if told.groups:
+        rows = [row | {"group": told.groups.get(row.get("path", ""), "")} for row in rows]
     first, probabilities, partly = repeats_of(rows, path, one_class_ok=False)
     event = choose_event(first.classes, told.event)
     splits = np.array([_side(split, path) for split in first.splits])
@@ -296,14 +316,16 @@ def _of_table(path: Path, told: Told) -> Evaluated:
     grouped = {name: group for name, group in _groups_in(rows).items() if name != group}
     alone = [name for name in np.array(first.names, dtype=object)[wanted] if name not in grouped]
     chosen_on = split in ("test", "") and bool(measured & set(groups[splits == "validation"]))
-    unknown = sum(name not in grouped for name in np.array(first.names, dtype=object)[splits == "train"])
+    others = np.array(first.names, dtype=object)[np.isin(splits, ("train", "validation")) & ~wanted]
+    unknown = sum(name not in grouped for name in others)
     doubt = CHOSEN_GROUPS_NOTE if chosen_on else ""
-    if unknown and grouped and split != "train":
-        doubt = f"Whether groups of the {unknown} training rows without a group are measured here cannot be told."
+    if unknown and grouped and split in ("test", ""):
+        rows_of = "row of training or validation" if unknown == 1 else "rows of training or validation"
+        doubt = f"Whether groups of {unknown} {rows_of} without a group are measured here cannot be told."
     exposure = exposure_of(
         list(splits[wanted]),
         groups_divided=split != "train"
-        and (bool(measured & set(groups[splits == "train"])) or _folds_divide_groups(rows, first)),
+        and (bool(measured & set(groups[splits == "train"])) or _folds_divide_groups(rows, first.names, first.groups)),
         doubt=doubt,
         groups_told=mostly_named(
             [first.classes[label] for label in first.labels[wanted]],
@@ -356,16 +378,16 @@ def _of_table(path: Path, told: Told) -> Evaluated:
         hours_told=hours is not None,
         groups_told=exposure.groups_told,
         split_told=split_told,
-        known_groups=_groups_in(rows),
+        known_groups=grouped,
         told=told,
         cameras=_cameras(tuple(np.array(first.names, dtype=object)[wanted]), {row["path"]: row for row in rows}),
         notes=tuple(notes),
     )
 
 
-def _folds_divide_groups(rows: Sequence[Mapping[str, str]], first: Predictions) -> bool:
+def _folds_divide_groups(rows: Sequence[Mapping[str, str]], names: Sequence[str], groups: Sequence[str]) -> bool:
     """Tells from a table's column fold, which says in which fold a clip was tested, whether groups were divided."""
-    group_of = dict(zip(first.names, first.groups, strict=True))
+    group_of = dict(zip(names, groups, strict=True))
     folds: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         if row.get("fold") and row["path"] in group_of:

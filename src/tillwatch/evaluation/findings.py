@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tillwatch.data.splits import SIDES
 from tillwatch.evaluation.confounds import scene_note
 from tillwatch.evaluation.evaluated import Evaluated
 from tillwatch.evaluation.intervals import MIN_CLIPS
@@ -146,7 +147,7 @@ def verdict(found: Evaluated, summary: Summary, compared: Sequence[Rival]) -> Ve
 
 def _confound(found: Evaluated) -> str | None:
     """Returns what the audit says tells the classes apart besides the event; None if nothing, or of other clips."""
-    if not found.exposure.own_clips:
+    if not (found.exposure.own_clips or found.split in SIDES):
         return None
     findings = found.audit.get("findings")
     for one in findings if isinstance(findings, list) else ():
@@ -186,7 +187,7 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
             "How it does on other groups cannot be said: choices were made on clips that are measured here."
         )
     elif found.exposure.doubt:
-        sentences.append("How it does on other groups cannot be said: the model may know these.")
+        sentences.append("How it does on other groups cannot be said, for the reason told above.")
     elif recall.interval is not None and recall.value is not None:
         between = f"between {_percent(recall.interval.low)} and {_percent(recall.interval.high)} of {event}"
         others, by = ("groups", ", by group") if found.groups_told else ("clips", "")

@@ -389,7 +389,9 @@ def _record(found: OutOfFold, points: Sequence[FoldPoint], folds: Folds, job: Jo
         "notes": list(found.notes),
         "grouping": folds.grouping,
         "exposure": Exposure(
-            clips=len({row["path"] for row in found.rows}), groups_divided=folds.grouping == "random"
+            clips=len({row["path"] for row in found.rows}),
+            groups_divided=folds.grouping == "random",
+            groups_told=job.audit is None or job.audit.claim.kind != "unknown",
         ).to_json(),
         **({} if folds.grouping == "random" or job.audit is None else {"claim": asdict(job.audit.claim)}),
         "clips": len({row["path"] for row in found.rows}),
