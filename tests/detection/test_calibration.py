@@ -57,10 +57,10 @@ EVENTS = [event(2), event(6), event(10)]
     ("goal", "threshold", "told"),
     [
         (Goal(max_false_alarms_per_hour=0), 0.8, "1 of 3 events found, 0 false alarms"),
-        (Goal(max_false_alarms_per_hour=1), 0.55, "2 of 3 events found, 1 false alarms"),
+        (Goal(max_false_alarms_per_hour=1), 0.55, "2 of 3 events found, 1 false alarm"),
         (Goal(max_false_alarms_per_hour=2), 0.25, "3 of 3 events found, 2 false alarms"),
         (Goal(min_recall=0.3), 0.8, "1 of 3 events found, 0 false alarms"),
-        (Goal(min_recall=2 / 3), 0.55, "2 of 3 events found, 1 false alarms"),
+        (Goal(min_recall=2 / 3), 0.55, "2 of 3 events found, 1 false alarm"),
         (Goal(min_recall=1), 0.25, "3 of 3 events found, 2 false alarms"),
         (Goal(), 0.25, "3 of 3 events found, 2 false alarms"),  # F1 of 1/2, 2/3 and 3/4
     ],

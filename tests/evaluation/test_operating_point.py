@@ -22,7 +22,7 @@ def test_best_f1() -> None:
     # Above 0.7: 2 of 3, F1 0.8; above 0.4: 3 of 3 with one false alarm, F1 6/7.
     choice = choose_threshold(SCORES, EVENT)
     assert choice.threshold == pytest.approx(0.5)
-    assert "best F1, chosen on 6 validation clips, 3 of them events: 3 of 3 found, 1 false alarms" in choice.source
+    assert "best F1, chosen on 6 validation clips, 3 of them events: 3 of 3 found, 1 false alarm" in choice.source
 
 
 def test_budget_of_false_alarms() -> None:
@@ -50,7 +50,7 @@ def test_a_budget_that_no_event_survives_is_said() -> None:
 def test_ties_fall_on_one_side_and_equal_scores_are_said() -> None:
     tied = choose_threshold(np.array([0.5, 0.5, 0.1]), np.array([True, False, False]), min_recall=1)
     assert tied.threshold == pytest.approx(0.3)
-    assert "1 false alarms" in tied.source
+    assert "1 false alarm" in tied.source
     equal = choose_threshold(np.full(4, 0.5), np.array([True, False, True, False]))
     assert "all scores are equal" in equal.source
     near = np.nextafter(0.5, 1)
