@@ -371,6 +371,8 @@ def test_another_event_than_the_runs_takes_nothing_that_was_chosen_for_it(
     assert (other.threshold, other.point_source) == (0.5, "default, not chosen on data")
     assert other.normal_hours != 40.0
     assert not other.audit["cues"]
+    (run / "audit.json").write_text(json.dumps({"findings": 3, "claim": None}))
+    assert read_evaluated(run, Told(event=("normal",))).audit["findings"] == []
     assert "nothing else tells this event from the rest" in other.unsaid
     assert other.notes[-1].startswith("The event here is normal, the run's is theft: its operating point")
 

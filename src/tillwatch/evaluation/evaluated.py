@@ -231,8 +231,7 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
         )
     cues_known = record_of_event is record
     if not cues_known:
-        findings = [one for one in audit.get("findings") or () if one.get("kind") != "confound"]
-        audit = audit | {"cues": [], "findings": findings} if audit else audit
+        audit = _without_cues(audit)
     own_points = of_folds and told.threshold is None and record_of_event is record
     if not own_points:
         notes = [note for note in notes if not note.startswith(OWN_THRESHOLDS_NOTE)]
@@ -246,10 +245,11 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
     groups = tuple(told.groups.get(name, group) for name, group in zip(first.names, first.groups, strict=True))
     groups_told = exposure.groups_told and not (grouped_by_run and _nothing_groups(audit))
     if told.groups:
-        learnt = {told.groups.get(name, name) for name, row in clips.items() if row["split"] == "train"}
         held_out = grouped_by_run and not of_folds and split in ("test", "validation")
-        divided = _folds_divide_groups(rows, first.names, groups) or (held_out and bool(learnt & set(groups)))
-        exposure = replace(exposure, groups_divided=exposure.groups_divided or divided)
+        learnt = [name for name, row in clips.items() if row["split"] == "train"] if held_out else []
+        divided = not {told.groups.get(name, name) for name in learnt}.isdisjoint(groups)
+        divided |= exposure.groups_divided or _folds_divide_groups(rows, first.names, groups)
+        exposure = replace(exposure, groups_divided=divided)
         labels = [first.classes[label] for label in first.labels]
         groups_told |= mostly_named(labels, [group != name for name, group in zip(first.names, groups, strict=True)])
     whole = "crossval" if crossval else "final" if of_folds else "run"
@@ -291,6 +291,14 @@ def _of_folder(folder: Path, told: Told) -> Evaluated:
 
 def _groups_in(rows: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {row["path"]: row["group"] for row in rows if row.get("group")}
+
+
+def _without_cues(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an audit less what it says of cues, which were measured for another event."""
+    findings = audit.get("findings")
+    kept = [one for one in findings if isinstance(one, Mapping)] if isinstance(findings, list) else []
+    changed = {"cues": [], "findings": [one for one in kept if one.get("kind") != "confound"]}
+    return {**audit, **changed} if audit else {}
 
 
 def _nothing_groups(audit: Mapping[str, Any]) -> bool:
