@@ -350,7 +350,7 @@ def test_training_rows_without_a_group_leave_the_leak_in_doubt(tmp_path: Path) -
     assert found.exposure.doubt in found.notes
     said = verdict(found, summary_of(found), rivals(found))
     assert said.tone == "unsure"
-    assert said.rest[0] == "How it does on other groups cannot be said, for the reason told above."
+    assert said.rest[0] == f"How it does on other groups cannot be said. {found.exposure.doubt}"
     chosen = [row | {"split": "validation"} for row in train]
     assert read_evaluated(
         write_table(tmp_path / "p.csv", [row | {"split": "test"} for row in rows] + chosen)

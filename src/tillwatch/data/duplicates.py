@@ -7,7 +7,7 @@ compared with all frames of all clips by products of matrices, name candidates; 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -152,16 +152,9 @@ def _departure(frames: NDArray[np.uint8]) -> Matrix:
 
 
 def _exact(clips: Sequence[Clip], prints: Mapping[str, Fingerprint]) -> Iterator[Copy]:
-    by_size: dict[int, list[Clip]] = defaultdict(list)
-    for clip in clips:
-        by_size[prints[clip.name].bytes].append(clip)
-    for several in by_size.values():
-        firsts: dict[str, Clip] = {}
-        for clip in several if len(several) > 1 else ():
-            first = firsts.setdefault(content_digest(clip), clip)
-            if first is not clip:
-                seconds = float(prints[clip.name].times[-1])
-                yield Copy(original=first.name, copy=clip.name, exact=True, transforms=(), overlap_s=seconds)
+    for name, first in find_exact(clips, lambda clip: prints[clip.name].bytes).items():
+        seconds = float(prints[name].times[-1])
+        yield Copy(original=first, copy=name, exact=True, transforms=(), overlap_s=seconds)
 
 
 def find_same_files(clips: Sequence[Clip | Found], known: Sequence[Clip | Found]) -> dict[str, str]:
@@ -187,15 +180,19 @@ def find_same_files(clips: Sequence[Clip | Found], known: Sequence[Clip | Found]
     return found
 
 
-def find_exact(clips: Sequence[Clip]) -> dict[str, str]:
+def find_exact(clips: Sequence[Clip], size_of: Callable[[Clip], int] = content_size) -> dict[str, str]:
     """Returns which clips hold the bytes of one before them: its name by theirs.
 
     Sizes are compared first, so that only what may be the same is read. What cannot be read is no copy.
+
+    Args:
+        clips: to compare.
+        size_of: tells a clip's bytes, where they are known already.
     """
     by_size: dict[int, list[Clip]] = defaultdict(list)
     for clip in clips:
         with suppress(OSError, ClipError):
-            by_size[content_size(clip)].append(clip)
+            by_size[size_of(clip)].append(clip)
     found = {}
     for several in by_size.values():
         firsts: dict[str, str] = {}

@@ -187,7 +187,7 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
             "How it does on other groups cannot be said: choices were made on clips that are measured here."
         )
     elif found.exposure.doubt:
-        sentences.append("How it does on other groups cannot be said, for the reason told above.")
+        sentences.append(f"How it does on other groups cannot be said. {found.exposure.doubt}")
     elif recall.interval is not None and recall.value is not None:
         between = f"between {_percent(recall.interval.low)} and {_percent(recall.interval.high)} of {event}"
         others, by = ("groups", ", by group") if found.groups_told else ("clips", "")
