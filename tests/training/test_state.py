@@ -411,8 +411,11 @@ def _send_two() -> None:
 
 
 def test_a_signal_sent_twice_is_one_also_where_it_is_obeyed_at_once() -> None:
-    before = {signum: handler_of(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    found = {signum: handler_of(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    # Whoever runs tests in the background of a script has SIGINT ignored, as the shell does it.
+    before = {**found, signal.SIGINT: signal.default_int_handler}
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with pytest.raises(Interrupted) as stopped, Interrupts("go on", 0.3):
             _send_two()
         send(signal.SIGINT)  # nor outside
@@ -423,5 +426,5 @@ def test_a_signal_sent_twice_is_one_also_where_it_is_obeyed_at_once() -> None:
         assert later.type is KeyboardInterrupt
         assert {signum: signal.getsignal(signum) for signum in before} == before
     finally:
-        for signum, handler in before.items():
+        for signum, handler in found.items():
             signal.signal(signum, handler)
