@@ -603,6 +603,8 @@ def cut(
         report = run_cut(footage, events, dst, settings, on_file)
     for file, reason in report.left_out:
         _warn(f"{file} left out: {reason}.")
+    for note in report.notes:
+        _warn(f"{note}.")
     if report.missing:
         _warn(f"there was no room for {report.missing} normal clips: fewer --normals-per-event, or more footage.")
     counted = ", ".join(f"{count} of {name}" for name, count in report.clips.items())

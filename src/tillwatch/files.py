@@ -181,6 +181,20 @@ def read_csv(path: Path, *, surplus_ok: bool = True) -> list[dict[str, str]]:
             raise ValueError(str(error)) from None
 
 
+def read_csv_header(path: Path) -> list[str]:
+    """Reads the names of a table's columns, as :func:`read_csv` has them.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is no CSV in UTF-8.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            return [name.strip() for name in next(csv.reader(file), [])]
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
+
+
 def _field(name: str, value: str | None) -> str:
     """Spaces around a field mean nothing, except in the names of files."""
     return (value or "") if name in ("path", "source") else (value or "").strip()

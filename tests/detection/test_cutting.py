@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from tillwatch.cli import main
 from tillwatch.data.catalog import find_clips
 from tillwatch.data.video import decode_video, probe_video, read_video
 from tillwatch.detection import cutting
-from tillwatch.detection.cutting import CutSettings, plan_cuts
+from tillwatch.detection.cameras import Source
+from tillwatch.detection.cutting import Cut, CutSettings, plan_cuts
 from tillwatch.detection.encoding import H264File
 from tillwatch.detection.scoring import TrueEvent
 from tillwatch.errors import ConfigError
@@ -219,3 +221,66 @@ def test_a_clip_has_the_colours_of_the_recording(
 def test_a_class_that_names_no_folder_is_refused(label: str) -> None:
     with pytest.raises(ConfigError, match="--label is"):
         CutSettings(label=label)
+
+
+def test_clips_of_one_name_are_all_kept(tmp_path: Path, make_footage: MakeFootage, run_cut: RunCut) -> None:
+    for name in ("a_b.mp4", "a/b.mp4", "a_b.mkv"):
+        make_footage(tmp_path / "f" / name, range(75))
+    table = HEAD + "a/b.mp4,1,2,theft\na_b.mp4,1,2,theft\na_b.mkv,1,2,theft\na_b.mp4,1,2.6,theft\n"
+    code, out, err = run_cut(tmp_path / "f", table, tmp_path / "clips", "--normals-per-event", 0)
+    assert (code, err) == (0, "")
+    assert "clips cut: 4 of theft" in out
+    found = rows(tmp_path / "clips")
+    assert len({row["path"] for row in found}) == 4
+    frames = {(row["group"], row["end_s"]): probe_video(tmp_path / "clips" / row["path"]).num_frames for row in found}
+    one = {("a/b.mp4", "2.000"): 25, ("a_b.mp4", "2.000"): 25, ("a_b.mkv", "2.000"): 25}
+    assert frames == {**one, ("a_b.mp4", "2.600"): 40}
+
+
+def test_an_event_ends_with_its_file_and_is_cut_once(
+    tmp_path: Path, make_footage: MakeFootage, run_cut: RunCut
+) -> None:
+    path = make_footage(tmp_path / "a.mp4", range(75))
+    table = HEAD + "a.mp4,2,9,theft\na.mp4,1,3.2,theft\na.mp4,0.2,0.6,theft\na.mp4,0:00.2,0.6,theft\n"
+    code, out, err = run_cut(path, table, tmp_path / "clips", "--normals-per-event", 0)
+    assert code == 0
+    assert "clips cut: 3 of theft" in out
+    assert "a.mp4: the theft from 2 to 9 s ends with the file, which lasts 3.0 s" in err
+    assert "the theft from 0.2 to 0.6 s is in the table more than once and was cut once" in err
+    assert "from 1 to" not in err  # a time that was rounded up
+    assert sorted(row["end_s"] for row in rows(tmp_path / "clips")) == ["0.600", "3.000", "3.000"]
+
+
+def test_a_cut_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, make_footage: MakeFootage, run_cut: RunCut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_footage(tmp_path / "a.mp4", range(75))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cutting, "write_csv", full)
+    for there in (False, True):
+        if there:
+            (tmp_path / "clips").mkdir()
+        code, _, err = run_cut(path, HEAD + "a.mp4,1,2,theft\n", tmp_path / "clips", "--normals-per-event", 0)
+        assert code == 2
+        assert "cannot be written (No space left on device)" in err
+        assert (tmp_path / "clips").exists() == there
+        assert not list(tmp_path.glob("clips/*"))
+
+
+def test_quoted_names_of_columns_are_read(tmp_path: Path, make_footage: MakeFootage, run_cut: RunCut) -> None:
+    path = make_footage(tmp_path / "a.mp4", range(75))
+    table = '"file","start","end","label"\n"a.mp4","1","2","theft"\n'
+    assert run_cut(path, table, tmp_path / "clips", "--normals-per-event", 0)[0] == 0
+    assert "it lacks end" in run_cut(path, '"file","start","until"\n"a.mp4","1","2"\n', tmp_path / "other")[2]
+
+
+def test_a_clip_that_is_there_keeps_its_path_and_another_of_its_name_gets_one(tmp_path: Path) -> None:
+    mp4, avi = (Source(path=tmp_path / f"x.{end}", file=f"x.{end}", camera="x", regions={}) for end in ("mp4", "avi"))
+    one = Cut(file="x.mp4", start_s=1, end_s=2, label="normal", region="till")
+    there = {"normal/x_00001000_till.mp4": one.row(mp4, "normal/x_00001000_till.mp4")}
+    assert one.path(mp4, there) == "normal/x_00001000_till.mp4"
+    assert one.path(avi, there) == replace(one, end_s=3).path(mp4, there) == "normal/x_00001000_till_2.mp4"
+    assert replace(one, region="door").path(mp4, there) == "normal/x_00001000_door.mp4"

@@ -122,6 +122,7 @@ def test_odd_files_are_scanned_or_named_while_the_others_go_on(
     make_turned_footage(folder / "turned.mp4", range(40))
     make_dav(make_footage(tmp_path / "s.ts", range(40), bf="0"), folder / "recorder.dav")
     without_duration(plain, folder / "live.mkv")
+    make_footage(folder / "late.mkv", range(125, 165))  # its first frame is shown at 5 s, its duration tells 6.6
     no_index = make_footage(folder / "noindex.avi", range(40), codec="mpeg4")
     no_index.write_bytes(no_index.read_bytes()[: no_index.read_bytes().rindex(b"idx1")])
     breaking_off(plain, folder / "half.mp4")
@@ -143,7 +144,7 @@ def test_odd_files_are_scanned_or_named_while_the_others_go_on(
     for name, reason in left_out.items():
         assert f"{name} left out: {reason}." in err
     scanned = {entry["file"]: entry for entry in record["files"]}
-    assert len(scanned) == 11
+    assert len(scanned) == 12
     assert "4 files left out" in out
     half = scanned.pop("half.mp4")
     assert 0.4 < half["seconds"] < 1.5
@@ -204,10 +205,11 @@ def test_times_in_a_file_of_two_hours_are_right_to_a_frame(
     # A clip from the third of the frames around two hours on, cut anew and out of the original's packets.
     start = float(SHOWN[-4] / NTSC) - 0.01
     (source,) = find_sources([path], {"whole": None})
-    rows, failed = cut_file(source, [Cut(file=name, start_s=start, end_s=start + 0.07, label="x")], tmp_path / "cuts")
-    assert (len(rows), failed) == (1, [])
+    wanted = {"x/cut.mp4": Cut(file=name, start_s=start, end_s=start + 0.07, label="x")}
+    paths, failed = cut_file(source, wanted, tmp_path / "cuts")
+    assert (paths, failed) == (list(wanted), [])
     originals = [frame.to_ndarray(format="gray8").astype(int) for frame in decode_video(path)]
-    shown = [frame.to_ndarray(format="gray8") for frame in decode_video(tmp_path / "cuts" / rows[0]["path"])]
+    shown = [frame.to_ndarray(format="gray8") for frame in decode_video(tmp_path / "cuts" / paths[0])]
     nearest = [int(np.argmin([np.abs(one - original).mean() for original in originals])) for one in shown]
     assert nearest == [len(SHOWN) - 4, len(SHOWN) - 3]
     told = remux(path, start, start + 0.07, tmp_path / "clip")

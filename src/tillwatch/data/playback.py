@@ -71,7 +71,11 @@ def video_seconds_told(path: Path) -> float | None:
         stream = video_stream(container, path)
         if stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base)
-        return None if container.duration is None else container.duration / av.time_base
+        if container.duration is None:
+            return None
+        # Matroska tells when its last frame ends, not for how long frames are shown.
+        begin = container.start_time or 0 if "matroska" in container.format.name else 0
+        return (container.duration - begin) / av.time_base
 
 
 def timing_of_packets(path: Path) -> Timing:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
+import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from tillwatch.files import write_csv
 COLUMNS = ("path", "label", "group", "source", "start_s", "end_s")
 
 _LONGEST_LABEL = 100
+_TOLD_S = 0.5  # how far beyond its file's end an event may reach before that is said: people round
+_WHICH = ("source", "start_s", "end_s")  # columns that tell clips of one name apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +47,36 @@ class Cut:
     region: str = ""
     roi: Roi | None = None
 
-    def name(self, source: Source) -> str:
-        """Returns the clip's path below the folder of all classes."""
+    def row(self, source: Source, path: str) -> dict[str, Any]:
+        """Returns the clip's row of clips.csv."""
+        known = recorded(source.path.name, None)
+        return {
+            "path": path,
+            "label": self.label,
+            "group": source.file if known is None else f"{source.camera} {known.day.isoformat()}",
+            "source": str(source.path),
+            "start_s": f"{self.start_s:.3f}",
+            "end_s": f"{self.end_s:.3f}",
+        }
+
+    def path(self, source: Source, rows: Mapping[str, Mapping[str, Any]]) -> str:
+        """Returns the clip's path below the folder of all classes.
+
+        Several clips may have one name: a/b.mp4 and a_b.mp4, two events that begin together. They are numbered.
+
+        Args:
+            source: the file that it is cut out of.
+            rows: of clips.csv so far, by path; where this very clip is among them, its path there is returned.
+        """
         stem = source.file.rsplit(".", 1)[0].strip("/").replace("/", "_")
         region = f"_{self.region}" if self.region else ""
-        return f"{self.label}/{stem}_{round(self.start_s * 1000):08d}{region}.mp4"
+        name = f"{self.label}/{stem}_{round(self.start_s * 1000):08d}{region}"
+        for number in itertools.count(1):
+            path = f"{name}.mp4" if number == 1 else f"{name}_{number}.mp4"
+            there = rows.get(path)
+            if there is None or all(there.get(key) == self.row(source, path)[key] for key in _WHICH):
+                return path
+        raise AssertionError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +117,13 @@ class CutReport:
         clips: written, of each class.
         left_out: files that cannot be read and events that could not be cut, with the reason.
         missing: normal clips for which there was no room.
+        notes: on events that reach beyond their file's end, whose clips end with it, or that are named twice.
     """
 
     clips: Mapping[str, int]
     left_out: Sequence[tuple[str, str]]
     missing: int
+    notes: Sequence[str]
 
 
 def cut(
@@ -116,30 +147,53 @@ def cut(
 
     Raises:
         DataError: if the table is wrong, or nothing could be cut.
-        RunError: if ``dst`` is not empty or cannot be written.
+        RunError: if ``dst`` is not empty or cannot be written. Whatever ends it early, ``dst`` is left as it was.
     """
     sources = {source.file: source for source in find_sources([footage], {WHOLE: None})}
     wanted = _labelled(with_known_files(read_events(events), sources, str(events)), events, settings)
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise RunError(f"{dst} is not empty; give another DST.")
     lengths, left_out = _lengths(sources)
+    wanted, notes = _within(wanted, lengths)
     plan, missing = plan_cuts(wanted, lengths, settings)
-    rows: list[dict[str, Any]] = []
-    by_file: dict[str, list[Cut]] = defaultdict(list)
+    planned: dict[str, dict[str, Any]] = {}
+    by_file: dict[str, dict[str, Cut]] = defaultdict(dict)
     for one in plan:
-        by_file[one.file].append(one)
+        path = one.path(sources[one.file], planned)
+        planned[path] = one.row(sources[one.file], path)
+        by_file[one.file][path] = one
+    written: set[str] = set()
     try:
-        for done, (file, cuts) in enumerate(by_file.items(), start=1):
-            written, failed = cut_file(sources[file], cuts, dst)
-            rows += written
-            left_out += failed
-            on_file(done, len(by_file))
-        if not rows:
-            raise DataError(f"no clip could be cut: {'; '.join(f'{name}: {why}' for name, why in left_out[:3])}.")
-        write_csv(dst / CLIPS_CSV, COLUMNS, sorted(rows, key=lambda row: str(row["path"])))
+        with _left_as_it_was(dst):
+            for done, (file, cuts) in enumerate(by_file.items(), start=1):
+                paths, failed = cut_file(sources[file], cuts, dst)
+                written |= set(paths)
+                left_out += failed
+                on_file(done, len(by_file))
+            if not written:
+                raise DataError(f"no clip could be cut: {'; '.join(f'{name}: {why}' for name, why in left_out[:3])}.")
+            write_csv(dst / CLIPS_CSV, COLUMNS, [planned[path] for path in sorted(written)])
     except OSError as error:
         raise RunError(f"{dst} cannot be written ({error.strerror or one_line(error)}).") from None
-    return CutReport(clips=Counter(row["label"] for row in rows), left_out=left_out, missing=missing)
+    clips = Counter(row["label"] for path, row in planned.items() if path in written)
+    return CutReport(clips=clips, left_out=left_out, missing=missing, notes=notes)
+
+
+@contextlib.contextmanager
+def _left_as_it_was(dst: Path) -> Iterator[None]:
+    """Empties a folder again, and removes it if it was not there, where the block raises."""
+    there = dst.exists()
+    try:
+        yield
+    except BaseException:
+        for entry in dst.iterdir() if dst.is_dir() else ():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        if not there and dst.is_dir():
+            dst.rmdir()
+        raise
 
 
 def plan_cuts(
@@ -186,6 +240,22 @@ def _labelled(events: Sequence[TrueEvent], table: Path, settings: CutSettings) -
             raise DataError(f"{table}: {label!r} cannot be the class of an event; name another.")
         labelled.append(TrueEvent(file=event.file, start_s=event.start_s, end_s=event.end_s, label=label))
     return labelled
+
+
+def _within(events: Sequence[TrueEvent], lengths: Mapping[str, float]) -> tuple[list[TrueEvent], list[str]]:
+    """Ends events with their files, takes each once, and says of which that had to be done."""
+    within: dict[TrueEvent, None] = {}
+    notes = []
+    for event in events:
+        end_s = lengths.get(event.file, event.end_s)
+        what = f"{event.file}: the {event.label} from {event.start_s:g} to {event.end_s:g} s"
+        if event.start_s < end_s < event.end_s - _TOLD_S:
+            notes.append(f"{what} ends with the file, which lasts {end_s:.1f} s")
+        whole = replace(event, end_s=end_s) if event.start_s < end_s < event.end_s else event
+        if whole in within:
+            notes.append(f"{what} is in the table more than once and was cut once")
+        within[whole] = None
+    return list(within), notes
 
 
 def is_class_name(label: str) -> bool:
@@ -237,16 +307,16 @@ def _take(
     return None
 
 
-def cut_file(source: Source, cuts: Sequence[Cut], dst: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+def cut_file(source: Source, cuts: Mapping[str, Cut], dst: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """Cuts all clips of one file while it is played once.
 
     Args:
         source: the file.
-        cuts: what to cut out of it.
-        dst: the clips go into the folders of their classes below.
+        cuts: what to cut out of it, by the path that it gets below ``dst``.
+        dst: where clips go.
 
     Returns:
-        Rows of clips.csv, and what could not be cut with the reason.
+        The paths of those that were written, and what could not be cut with the reason.
 
     Raises:
         ClipError: if the file cannot be opened or holds no video.
@@ -255,10 +325,10 @@ def cut_file(source: Source, cuts: Sequence[Cut], dst: Path) -> tuple[list[dict[
     timing = timing_of_packets(source.path)
     clock = Clock(timing.time_base, timing.interval)
     coming = [
-        _Clip(one, H264File(dst / one.name(source), time_base=timing.time_base, fps=timing.fps))
-        for one in sorted(cuts, key=lambda one: one.start_s)
+        _Clip(one, path, H264File(dst / path, time_base=timing.time_base, fps=timing.fps))
+        for path, one in sorted(cuts.items(), key=lambda item: item[1].start_s)
     ]
-    damage, rows, failed = Damage(), [], []
+    damage, written, failed = Damage(), [], []
     with contextlib.ExitStack() as unfinished:
         for clip in coming:
             unfinished.callback(clip.file.discard)
@@ -280,18 +350,19 @@ def cut_file(source: Source, cuts: Sequence[Cut], dst: Path) -> tuple[list[dict[
             clip.file.finish()
     for clip in coming:
         if clip.file.frames:
-            rows.append(_row(source, clip.cut, clip.file.path.relative_to(dst).as_posix()))
+            written.append(clip.path)
         else:
             failed.append((source.file, f"no frame between {clip.cut.start_s:g} and {clip.cut.end_s:g} s"))
     failed += [(source.file, note) for note in damage.notes()]
-    return rows, failed
+    return written, failed
 
 
 @dataclass
 class _Clip:
-    """A clip that is being written."""
+    """A clip that is being written, and its path among the others."""
 
     cut: Cut
+    path: str
     file: H264File
     start: Fraction = field(init=False)
     end: Fraction = field(init=False)
@@ -305,15 +376,3 @@ def _upright(frame: av.VideoFrame, roi: Roi | None) -> av.VideoFrame:
     if roi is None and not frame.rotation:
         return frame
     return av.VideoFrame.from_ndarray(np.asarray(to_image(frame, roi)), format="rgb24")
-
-
-def _row(source: Source, one: Cut, path: str) -> dict[str, Any]:
-    known = recorded(source.path.name, None)
-    return {
-        "path": path,
-        "label": one.label,
-        "group": source.file if known is None else f"{source.camera} {known.day.isoformat()}",
-        "source": str(source.path),
-        "start_s": f"{one.start_s:.3f}",
-        "end_s": f"{one.end_s:.3f}",
-    }

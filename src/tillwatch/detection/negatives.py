@@ -137,28 +137,33 @@ def keep_negatives(
     for recording, incident in false[: wanted.most]:
         by_file[recording.file].append(_cut_at_peak(scan, recording, incident, wanted))
     rows = _rows_there(wanted.folder / CLIPS_CSV)
-    known = {str(row["path"]) for row in rows}
-    before, left_out = len(rows), []
+    known = {str(row["path"]): row for row in rows}
+    before, left_out = len(known), []
     there = 0
     try:
         wanted.folder.mkdir(parents=True, exist_ok=True)
         for done, recording in enumerate((one for one in scan.recordings if one.file in by_file), start=1):
             source = _source(recording)
-            cuts = [one for one in by_file[recording.file] if one.name(source) not in known]
-            there += len(by_file[recording.file]) - len(cuts)
+            cuts: dict[str, Cut] = {}
+            for one in by_file[recording.file]:
+                path = one.path(source, known | {path: cut.row(source, path) for path, cut in cuts.items()})
+                if path in known:
+                    there += 1
+                else:
+                    cuts[path] = one
             try:
                 written, failed = cut_file(source, cuts, wanted.folder) if cuts else ([], [])
             except ClipError as error:
                 written, failed = [], [(recording.file, one_line(error).removeprefix(f"{source.path}: ").rstrip("."))]
-            rows += written
+            known |= {path: cuts[path].row(source, path) for path in written}
             left_out += failed
             on_file(done, len(by_file))
-        if len(rows) > before:
-            columns = list(dict.fromkeys((*(name for row in rows for name in row), *COLUMNS)))
-            write_csv(wanted.folder / CLIPS_CSV, columns, sorted(rows, key=lambda row: str(row["path"])))
+        if len(known) > before:
+            columns = list(dict.fromkeys((*(name for row in known.values() for name in row), *COLUMNS)))
+            write_csv(wanted.folder / CLIPS_CSV, columns, [known[path] for path in sorted(known)])
     except OSError as error:
         raise RunError(f"{wanted.folder} cannot be written ({error.strerror or one_line(error)}).") from None
-    return Kept(clips=len(rows) - before, there=there, false_alarms=len(false), near=near, left_out=left_out)
+    return Kept(clips=len(known) - before, there=there, false_alarms=len(false), near=near, left_out=left_out)
 
 
 def _cut_at_peak(scan: Scan, recording: Recording, incident: Incident, wanted: Negatives) -> Cut:

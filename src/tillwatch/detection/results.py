@@ -20,7 +20,7 @@ from tillwatch.data.catalog import count_and_names
 from tillwatch.detection.incidents import Incident, Rule, Scored, incidents_of_regions
 from tillwatch.detection.scoring import Alarm, IncidentScore, TrueEvent, score_incidents
 from tillwatch.errors import ConfigError, DataError, one_line
-from tillwatch.files import read_csv, write_csv, write_json, write_text
+from tillwatch.files import read_csv, read_csv_header, write_csv, write_json, write_text
 
 SCAN_JSON, SCORES_CSV, INCIDENTS_CSV = "scan.json", "scores.csv", "incidents.csv"
 
@@ -478,11 +478,9 @@ def _recording(entry: Mapping[str, Any], scores: Mapping[str, Sequence[WindowSco
 
 def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
     try:
-        rows = read_csv(path)
-        text = path.read_text(encoding="utf-8-sig")
+        rows, head = read_csv(path), read_csv_header(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or one_line(error)}).") from None
-    head = [name.strip() for name in text.partition("\n")[0].split(",")]
     missing = [name for name in columns if name not in head]
     if missing:
         raise DataError(f"{path}: its first line must name the columns {', '.join(columns)}; it lacks {missing[0]}.")
