@@ -739,6 +739,8 @@ def evidence(
 
     with RunLog().progress("cutting clips") as on_incident:
         collected = collect(scan, out, around_s=around, annotated=annotate, blur=blur, on_incident=on_incident)
+    for note in collected.notes:
+        _warn(f"{note}.")
     for what, reason in collected.left_out:
         _warn(f"no {what}: {reason}")
     videos = f"{collected.annotated} annotated videos, " if annotate else ""
@@ -763,11 +765,13 @@ def verify(folder: Path) -> None:
     """
     from tillwatch.detection.evidence import verify as find_changes
 
-    changes = find_changes(folder)
-    for change in changes:
+    verified = find_changes(folder)
+    for change in verified.changes:
         print(change)
-    if changes:
-        raise RunError(f"{folder} is not what was collected: {len(changes)} of its files differ.")
+    for original in verified.not_there:
+        print(f"not held against the original {original}, which is not there")
+    if verified.changes:
+        raise RunError(f"{folder} is not what was collected: {len(verified.changes)} of its files differ.")
     print(f"{folder} is as it was collected")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tillwatch.clip_spec import Roi
-from tillwatch.detection.cameras import camera_of, find_sources, parse_regions, read_cameras
+from tillwatch.detection.cameras import camera_of, find_sources, idle_cameras, parse_regions, read_cameras
 from tillwatch.errors import ConfigError, DataError
 
 WHOLE = {"whole": None}
@@ -95,6 +95,15 @@ def test_cameras_take_files_by_pattern(tmp_path: Path) -> None:
         "s_1.mp4": ("store", WHOLE),
         "other.mp4": ("other", WHOLE),
     }
+
+
+def test_cameras_that_take_no_file_are_told(tmp_path: Path) -> None:
+    yaml = tmp_path / "cameras.yaml"
+    yaml.write_text("till:\n  files: till_*\nagain:\n  files: till_1*\ntypo:\n  files: tlil_*\n")
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "till_1.mp4").touch()
+    cameras = read_cameras(yaml)
+    assert idle_cameras(cameras, find_sources([tmp_path / "f"], WHOLE, cameras)) == ["again", "typo"]
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,58 @@ def test_what_is_gone_or_added_or_an_original_that_changed_is_noticed(
     assert "scores.csv is gone" in text
     assert "more.txt was added" in text
     assert f"the original {tmp_path / 'b.h264'} has changed" in text
-    assert "a.mp4" not in text
+    assert f"not held against the original {tmp_path / 'a.mp4'}, which is not there" in text
+
+
+def test_an_empty_folder_and_a_link_to_nothing_are_noticed(
+    scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evidence"
+    run("evidence", scan_folder, "--out", out)
+    (out / "more").mkdir()
+    (out / "link").symlink_to(tmp_path / "nowhere")
+    capsys.readouterr()
+    assert run("verify", out) == 2
+    assert capsys.readouterr().out == "link was added\nmore was added\n"
+
+
+def test_recordings_that_are_not_as_they_were_scanned_are_named(
+    scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((scan_folder / "scan.json").read_text())
+    for entry in record["files"]:
+        status = Path(entry["path"]).stat()
+        entry |= {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    (scan_folder / "scan.json").write_text(json.dumps(record))
+    path, size = tmp_path / "a.mp4", (tmp_path / "a.mp4").stat().st_size
+    capsys.readouterr()
+    assert run("evidence", scan_folder, "--out", tmp_path / "e1") == 3
+    assert "scanned" not in capsys.readouterr().err
+    os.utime(path)
+    run("evidence", scan_folder, "--out", tmp_path / "e2")
+    assert f"{path} was written, or copied, since it was scanned" in capsys.readouterr().err
+    with path.open("ab") as file:
+        file.write(b"more")
+    run("evidence", scan_folder, "--out", tmp_path / "e3")
+    err = capsys.readouterr().err
+    assert f"{path} is not what was scanned: it has {size + 4:,} bytes, and had {size:,}" in err
+
+
+def test_a_recording_that_is_gone_is_named_and_the_others_are_collected(
+    scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evidence"
+    (tmp_path / "b.h264").unlink()
+    assert run("evidence", scan_folder, "--out", out, "--annotate") == 3
+    assert (
+        "no clip of b.h264 at 00:00:02.000: cannot be read as a video (No such file or directory)"
+        in capsys.readouterr().err
+    )
+    assert run("verify", out) == 0
+    (tmp_path / "a.mp4").unlink()
+    assert run("evidence", scan_folder, "--out", tmp_path / "other") == 2
+    assert f"{tmp_path / 'a.mp4'} is not there any more" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

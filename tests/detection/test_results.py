@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,13 @@ def test_a_damaged_scan_is_a_line(spoil: Callable[[Path], object], tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(0, "00:00:00.000"), (3723.4, "01:02:03.400"), (59.9996, "00:01:00.000"), (360_000, "100:00:00.000")],
+    [
+        (0, "00:00:00.000"),
+        (3723.4, "01:02:03.400"),
+        (59.9996, "00:01:00.000"),
+        (360_000, "100:00:00.000"),
+        (5.2075, "00:00:05.207"),  # as round(5.2075, 3), which the column beside it holds
+    ],
 )
 def test_timecodes(seconds: float, expected: str) -> None:
     assert timecode(seconds) == expected
@@ -206,6 +213,25 @@ def test_scored_beside_its_scan_the_curve_is_the_rules_own(tmp_path: Path) -> No
         (0.1, 1.0, 0),
     ]
     assert notes == ["1 events lie in files that the scan left out, 1 (c.mp4): they do not count."]
+
+
+def test_the_whole_picture_is_no_region_and_regions_that_nobody_looked_at_are_named(tmp_path: Path) -> None:
+    done = scan_of(SCORES)
+    write_scan(tmp_path, done)
+    path = truth(tmp_path, "file,start,end,region\na_20260301_0815,1.5,2.5,till1\n")
+    found, notes = score_tables(tmp_path / "incidents.csv", path)
+    assert (found.found, notes) == (1, [])
+    till = {"till1": Roi(x=0, y=0, width=0.5, height=1)}
+    looked = [
+        replace(one, regions=till, scores=[replace(score, region="till1") for score in one.scores])
+        for one in done.recordings
+    ]
+    write_scan(tmp_path, replace(done, recordings=tuple(looked)))
+    assert score_tables(tmp_path / "incidents.csv", path)[1] == []
+    path.write_text("file,start,end,region\na_20260301_0815,1.5,2.5,Till1\nb.mp4,1,2,\n")
+    found, notes = score_tables(tmp_path / "incidents.csv", path)
+    assert found.found == 0
+    assert notes == ["1 events lie in regions that were not scanned, 1 (Till1), but till1: they count as missed."]
 
 
 def test_any_programs_incidents_are_scored(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from tillwatch.data.recordings import without_times
 from tillwatch.data.video import is_video_file
 from tillwatch.errors import ConfigError, DataError, one_line
 
-WHOLE = "whole"
+#: Names of the region where none was given: the whole picture, or what the model itself cuts out of every video.
+WHOLE, TRAINED = "whole", "trained"
 
 _REGION_NAME = re.compile(r"[\w.-]+")
 
@@ -88,6 +89,12 @@ def find_sources(paths: Sequence[Path], regions: Regions, cameras: Sequence[Came
             )
         )
     return sources
+
+
+def idle_cameras(cameras: Sequence[Camera], sources: Sequence[Source]) -> list[str]:
+    """Returns the names of cameras that take no file, or none that an earlier one does not take."""
+    taking = {next((one.name for one in cameras if one.takes(source.file)), None) for source in sources}
+    return [camera.name for camera in cameras if camera.name not in taking]
 
 
 def camera_of(file: str, folder: str) -> str:

@@ -48,12 +48,27 @@ _IN_MP4 = {"h264", "hevc", "mpeg4"}  # what else there is goes into Matroska, wh
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was collected: how many clips, filmstrips and annotated videos, and what there is not, with the reason."""
+    """What was collected.
+
+    Attributes:
+        clips, filmstrips, annotated: how many.
+        left_out: what there is not, with the reason.
+        notes: sentences on recordings that are not as the scan found them.
+    """
 
     clips: int
     filmstrips: int
     annotated: int
     left_out: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What became of a folder of evidence: what has changed, in sentences, and originals that are not there."""
+
+    changes: tuple[str, ...]
+    not_there: tuple[str, ...]
 
 
 def collect(
@@ -81,7 +96,7 @@ def collect(
 
     Raises:
         ConfigError: if there is nothing to blur, or nothing outside any region.
-        DataError: if the folder holds no finished scan.
+        DataError: if the folder holds no finished scan, or none of its recordings is there any more.
         RunError: if ``out`` is not empty, cannot be written, or another process collects into it.
     """
     if not 0 <= around_s < math.inf:
@@ -94,6 +109,10 @@ def collect(
     if out.exists() and not (out.is_dir() and (is_unfinished(out) or not any(out.iterdir()))):
         raise RunError(f"{out} is not empty; give another --out.")
     collecting = [_Collecting(out, *one, number) for number, one in enumerate(scan.incidents(), start=1)]
+    used = {one.recording.file: one.recording for one in collecting}
+    if used and not any(Path(recording.path).is_file() for recording in used.values()):
+        raise DataError(f"{next(iter(used.values())).path} is not there any more; put back what {folder} is a scan of.")
+    notes = [note for recording in used.values() if (note := _other_than_scanned(recording))]
     if blur == "outside-roi" and collecting and not any(one.regions for one in collecting):
         raise ConfigError("--blur outside-roi: the whole picture was scanned; scan with --roi, or take --blur people.")
     try:
@@ -122,7 +141,21 @@ def collect(
         filmstrips=sum("filmstrip" in entry for entry in entries),
         annotated=sum("annotated" in entry for entry in entries),
         left_out=tuple(lack for one in collecting for lack in one.left_out()),
+        notes=tuple(notes),
     )
+
+
+def _other_than_scanned(recording: Recording) -> str | None:
+    """Says so if a recording is there and not as the scan found it."""
+    path = Path(recording.path)
+    if recording.size is None or not path.is_file():
+        return None
+    status = path.stat()
+    if status.st_size != recording.size:
+        return f"{path} is not what was scanned: it has {status.st_size:,} bytes, and had {recording.size:,}"
+    if status.st_mtime_ns != recording.modified_ns:
+        return f"{path} was written, or copied, since it was scanned: nothing tells whether its pictures are the same"
+    return None
 
 
 def is_unfinished(out: Path) -> bool:
@@ -347,8 +380,8 @@ def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     return strip
 
 
-def verify(folder: Path) -> list[str]:
-    """Returns what has changed in a folder of evidence since it was collected, in sentences; none if nothing has.
+def verify(folder: Path) -> Verified:
+    """Holds a folder of evidence against what it was when it was collected, and the originals that are there.
 
     Raises:
         DataError: if the folder holds no manifest, or one that cannot be read.
@@ -366,13 +399,19 @@ def verify(folder: Path) -> list[str]:
         files, sources = dict(manifest["files"]), list(manifest["sources"])
         for name, sha256 in files.items():
             found += _differing(folder / name, sha256, name)
+        not_there = [str(source["path"]) for source in sources if not Path(source["path"]).is_file()]
         for source in sources:
-            if Path(source["path"]).is_file():
+            if str(source["path"]) not in not_there:
                 found += _differing(Path(source["path"]), source["sha256"], f"the original {source['path']}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged ({one_line(error)}).") from None
-    there = {entry.relative_to(folder).as_posix() for entry in folder.rglob("*") if entry.is_file()}
-    return [*found, *(f"{name} was added" for name in sorted(there - {*files, MANIFEST, SEAL}))]
+    there = {
+        entry.relative_to(folder).as_posix()
+        for entry in folder.rglob("*")
+        if entry.is_symlink() or not entry.is_dir() or not any(entry.iterdir())
+    }
+    found += [f"{name} was added" for name in sorted(there - {*files, MANIFEST, SEAL})]
+    return Verified(changes=tuple(found), not_there=tuple(not_there))
 
 
 def _in_ticks(source: Path, start_s: float, end_s: float) -> tuple[int, int, int, Fraction]:
@@ -414,7 +453,11 @@ def _packets_between(container: Any, stream: Any, place: int, begin: int, end: i
 
 def _write_manifest(out: Path, scan: Scan, entries: list[dict[str, Any]], blur: Blur | None) -> None:
     used = {entry["file"] for entry in entries}
-    sources = [_source(recording) for recording in scan.recordings if recording.file in used]
+    sources = [
+        _source(recording)
+        for recording in scan.recordings
+        if recording.file in used and Path(recording.path).is_file()  # of one that is gone its incidents say so
+    ]
     files = {entry.name: sha256_of(entry) for entry in sorted(out.iterdir()) if entry.name != UNFINISHED}
     write_json(
         out / MANIFEST,

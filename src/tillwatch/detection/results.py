@@ -17,6 +17,7 @@ import numpy as np
 
 from tillwatch.clip_spec import Roi, event_scores
 from tillwatch.data.catalog import count_and_names
+from tillwatch.detection.cameras import TRAINED, WHOLE
 from tillwatch.detection.incidents import Incident, Rule, Scored, incidents_of_regions
 from tillwatch.detection.scoring import Alarm, IncidentScore, TrueEvent, score_incidents
 from tillwatch.errors import ConfigError, DataError, one_line
@@ -78,6 +79,7 @@ class Recording:
     Attributes:
         file: its name in all tables.
         path: where it lay.
+        size, modified_ns: in bytes, and when it was written last, as the scan found it; None where that is not known.
         camera: that it comes from.
         seconds: from its first frame to the end of its last.
         started: when it was recorded, by its name; None if that does not tell.
@@ -96,6 +98,8 @@ class Recording:
     gaps: int = 0
     notes: Sequence[str] = ()
     path: str = ""
+    size: int | None = None
+    modified_ns: int | None = None
 
     @property
     def gated(self) -> int:
@@ -222,7 +226,7 @@ def read_alarms(path: Path) -> list[Alarm]:
     alarms = []
     for row in _rows(path, "file", "start_s", "end_s"):
         start_s, end_s = _span(path, row, "start_s", "end_s")
-        regions = tuple(name for name in row.get("region", "").split("+") if name)
+        regions = _named(row.get("region", "").split("+"))
         alarms.append(
             Alarm(
                 file=row["file"],
@@ -243,12 +247,18 @@ def alarms_of(incidents: Iterable[tuple[Recording, Incident]]) -> list[Alarm]:
             file=recording.file,
             start_s=incident.start_s,
             end_s=incident.end_s,
-            regions=incident.regions,
+            regions=_named(incident.regions),
             alert_s=incident.alert_s,
             peak=incident.peak,
         )
         for recording, incident in incidents
     ]
+
+
+def _named(regions: Iterable[str]) -> tuple[str, ...]:
+    """Returns the regions that somebody named: the whole picture is none."""
+    names = tuple(name for name in regions if name)
+    return () if {WHOLE, TRAINED} & set(names) else names
 
 
 def read_events(path: Path) -> list[TrueEvent]:
@@ -331,7 +341,7 @@ def score_tables(
 
 
 def events_of_scan(scan: Scan, events: Sequence[TrueEvent], what: str) -> tuple[list[TrueEvent], list[str]]:
-    """Returns the events in files that a scan has seen, by their names in it, and a sentence on those it left out.
+    """Returns the events in files that a scan has seen, by their names in it, and sentences on what it missed.
 
     Raises:
         DataError: if an event lies in a file that the scan knows nothing of.
@@ -341,12 +351,22 @@ def events_of_scan(scan: Scan, events: Sequence[TrueEvent], what: str) -> tuple[
     lost = [event for event in events if event.file in scan.left_out]
     named = count_and_names(sorted({event.file for event in lost}))
     notes = [f"{len(lost)} events lie in files that the scan left out, {named}: they do not count."] if lost else []
+    looked_at = {recording.file: _named(recording.regions) for recording in scan.recordings}
+    unseen = [
+        event for event in events if event.region and event.region not in (looked_at.get(event.file) or [event.region])
+    ]
+    if unseen:
+        names = count_and_names(sorted({event.region for event in unseen}))
+        regions = ", ".join(sorted({name for event in unseen for name in looked_at[event.file]}))
+        notes.append(
+            f"{len(unseen)} events lie in regions that were not scanned, {names}, but {regions}: they count as missed."
+        )
     return [event for event in events if event.file not in scan.left_out], notes
 
 
 def timecode(seconds: float) -> str:
     """Returns hours, minutes, seconds and milliseconds: 01:02:03.400."""
-    milliseconds = round(seconds * 1000)
+    milliseconds = round(round(seconds, 3) * 1000)  # as the tables round
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{milliseconds / 1000:06.3f}"
@@ -356,7 +376,7 @@ def wall_clock(recording: Recording, seconds: float) -> str | None:
     """Returns the date and time of a place in a recording, ISO 8601; None if its name does not tell when it begins."""
     if recording.started is None:
         return None
-    return (recording.started + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+    return (recording.started + timedelta(seconds=round(seconds, 3))).isoformat(timespec="milliseconds")
 
 
 def scored(score: WindowScore, classes: Sequence[str], event: Sequence[str]) -> Scored:
@@ -444,6 +464,8 @@ def _record(scan: Scan) -> dict[str, Any]:
             {
                 "file": recording.file,
                 "path": recording.path,
+                "bytes": recording.size,
+                "modified_ns": recording.modified_ns,
                 "camera": recording.camera,
                 "seconds": recording.seconds,
                 "started": None if recording.started is None else recording.started.isoformat(),
@@ -466,6 +488,8 @@ def _recording(entry: Mapping[str, Any], scores: Mapping[str, Sequence[WindowSco
     return Recording(
         file=entry["file"],
         path=entry["path"],
+        size=entry.get("bytes"),
+        modified_ns=entry.get("modified_ns"),
         camera=entry["camera"],
         seconds=float(entry["seconds"]),
         started=None if entry["started"] is None else datetime.fromisoformat(entry["started"]),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from tillwatch.clip_spec import ClipSpec
 from tillwatch.config import ScanConfig
+from tillwatch.data.catalog import count_and_names
 from tillwatch.data.playback import header_seconds
 from tillwatch.data.recordings import recorded
 from tillwatch.detection.batches import (
@@ -26,7 +28,16 @@ from tillwatch.detection.batches import (
     score_shares,
     shares_of,
 )
-from tillwatch.detection.cameras import WHOLE, Regions, Source, find_sources, parse_regions, read_cameras
+from tillwatch.detection.cameras import (
+    TRAINED,
+    WHOLE,
+    Regions,
+    Source,
+    find_sources,
+    idle_cameras,
+    parse_regions,
+    read_cameras,
+)
 from tillwatch.detection.incidents import Incident, Rule
 from tillwatch.detection.journal import JOURNAL, Journal
 from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, write_scan
@@ -36,6 +47,7 @@ from tillwatch.detection.workers import score_in_processes
 from tillwatch.errors import ConfigError, DataError, RunError, one_line
 from tillwatch.models.saved import Classifier, load_model
 
+_FILES = "set of files or regions"  # in the journal's head
 _FAR_OUTSIDE = 2.0  # times shorter or longer than any training clip
 
 
@@ -114,13 +126,16 @@ def plan_scan(run: Path, videos: Sequence[Path], config: ScanConfig, threshold: 
         min_seconds=config.min_seconds,
         merge_gap=float(grid.length) if config.merge_gap is None else config.merge_gap,
     )
-    default: Regions = {WHOLE: None} if spec.roi is None else {"trained": spec.roi}
+    default: Regions = {WHOLE: None} if spec.roi is None else {TRAINED: spec.roi}
+    sources = find_sources(videos, regions or default, cameras)
     notes = [*classifier.notes, *([] if (note := length_note(spec, grid.length)) is None else [note])]
+    if idle := idle_cameras(cameras, sources):
+        notes.append(f"--cameras {config.cameras}: {count_and_names(idle)} of its cameras take none of the files.")
     return Plan(
         classifier=classifier,
         load=load,
         model=str(run),
-        sources=find_sources(videos, regions or default, cameras),
+        sources=sources,
         grid=grid,
         rule=rule,
         rule_source=f"{point.source} ({point.unit}s)" if threshold is None else "given as --threshold",
@@ -140,6 +155,9 @@ def choose_grid(spec: ClipSpec, window: float | None = None, stride: float | Non
     Raises:
         ConfigError: if the model does not tell how long its clips were, or a number makes no sense.
     """
+    for flag, seconds in (("--window", window), ("--stride", stride)):
+        if seconds is not None and not isfinite(seconds):
+            raise ConfigError(f"{flag} is {seconds}; it must be a number of seconds.")
     if window is None and spec.clip_seconds is None:
         raise ConfigError("the model does not tell how long its training clips were; say it with --window SECONDS.")
     length = seconds_exactly(spec.clip_seconds.median if window is None and spec.clip_seconds else window or 0.0)
@@ -180,14 +198,15 @@ def scan(
     """
     listener = listener or Listener()
     _claim(out)
-    with closing(Journal(out, _head(plan), len(plan.sources), anew=overwrite)) as journal:
+    head = _head(plan)
+    with closing(Journal(out, head, len(plan.sources), anew=overwrite)) as journal:
         if overwrite:
             _remove_results(out)
         for source, progress in zip(plan.sources, journal.files, strict=True):
             if progress.left_out is not None:  # said before, and to be said again
                 listener.left_out(source.file, progress.left_out)
         _score_windows(plan, journal, listener)
-        done = _scan_of(plan, journal)
+        done = _scan_of(plan, journal, head)
         if not done.recordings:
             raise DataError(f"none of {len(plan.sources)} files could be scanned: {_reasons(done)}.")
         try:
@@ -273,13 +292,13 @@ def _head(plan: Plan) -> dict[str, Any]:
         "gate": plan.gate,
         "device": classifier.device.type,
         "engine": [classifier.held.name, dict(classifier.held.files)],
-        "set of files or regions": files,
+        _FILES: files,
     }
 
 
-def _scan_of(plan: Plan, journal: Journal) -> Scan:
+def _scan_of(plan: Plan, journal: Journal, head: Mapping[str, Any]) -> Scan:
     recordings, left_out = [], {}
-    for source, progress in zip(plan.sources, journal.files, strict=True):
+    for source, progress, (*_, size, modified_ns) in zip(plan.sources, journal.files, head[_FILES], strict=True):
         if progress.ended is None:
             left_out[source.file] = str(progress.left_out)
             continue
@@ -294,6 +313,8 @@ def _scan_of(plan: Plan, journal: Journal) -> Scan:
                 scores=progress.scores,
                 gaps=progress.ended["gaps"],
                 notes=progress.ended["notes"],
+                size=size,
+                modified_ns=modified_ns,
             )
         )
     spec = plan.classifier.spec

@@ -14,7 +14,8 @@ from tillwatch.evaluation.operating_point import Alarms, false_alarms_per_hour, 
 
 #: Stated wherever the figures are.
 MATCHING = (
-    "an incident and an event match if they lie in one file, in one region where both name any, and overlap in time; "
+    "an incident and an event match if they lie in one file, in one region where both name any, and overlap in time "
+    "(the whole picture names no region); "
     "an event that any incident matches is found, an incident that matches no event is a false alarm, "
     "and further incidents on an event already found are counted as repeats, not as false alarms"
 )
