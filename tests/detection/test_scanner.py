@@ -219,7 +219,7 @@ def test_nothing_that_can_be_read_is_an_error(tmp_path: Path, scan: Scan) -> Non
         ([], "say it with --window SECONDS"),  # the tiny clips were frame folders without a rate
         (["--window", "0"], "--window is 0"),
         (["--window", "1", "--stride", "2"], "--stride is 2"),
-        (["--window", "nan"], "nan is no number of seconds"),
+        (["--window", "nan"], "--window is nan; it must be a number of seconds"),
         ([*GRID, "--threshold", "0"], "--threshold is 0"),
         ([*GRID, "--smoothing", "2"], "--smoothing is 2"),
         ([*GRID, "--roi", "0,0,1,1"], "--roi is '0,0,1,1'"),

@@ -192,9 +192,10 @@ def on_disk_made_read_only(data: Path, disk: Path, settings: dict[str, Any], res
 def train_as_command(data: Path, run: Path, settings: dict[str, Any]) -> None:
     """Trains, with errors as the command line tells them; the cache is elsewhere than the run."""
     _make_ready(data.parent / "cache")
-    flags = [
-        word for name, value in {**TINY, **settings}.items() for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    flags: list[str] = []
+    for name, value in {**TINY, **settings}.items():
+        flag = name.replace("_", "-")
+        flags += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     cli.main(["train", str(data), "--out", str(run), *flags])
 
 

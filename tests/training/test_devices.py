@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(600)  # each starts several processes, on machi
 
 Config = Callable[..., TrainConfig]
 MEMBER = Path(__file__).with_name("member.py")
-SETTINGS: dict[str, Any] = {"epochs": 2, "group_pattern": r"day\d", "precision": "fp32", "baselines": False}
+SETTINGS: dict[str, Any] = {"epochs": 2, "group_pattern": r"day\d", "precision": "fp32"}
 
 
 # Shares

@@ -127,7 +127,7 @@ def test_auto_finds_what_fits_and_config_yaml_keeps_it(
     measured: Measured,
 ) -> None:
     measured(line, free)
-    config = tiny_config(**{"batch_size": "auto", "baselines": False, **options})
+    config = tiny_config(**{"batch_size": "auto", **options})
     train(frame_root, tmp_path / "run", config, quiet())
     settings = settings_of(tmp_path / "run")
     assert (settings["batch_size"], settings["accumulate"]) == expected
@@ -170,7 +170,7 @@ def test_what_is_far_from_the_limit_is_not_measured(
     frame_root: Path, tmp_path: Path, tiny_config: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tillwatch.training.fitting.measure", lambda arch, size: pytest.fail("it was"))
-    train(frame_root, tmp_path / "run", tiny_config(baselines=False), quiet())
+    train(frame_root, tmp_path / "run", tiny_config(), quiet())
 
 
 def test_a_step_that_is_refused_memory_says_how_to_go_on_and_that_is_how(
@@ -187,7 +187,7 @@ def test_a_step_that_is_refused_memory_says_how_to_go_on_and_that_is_how(
     monkeypatch.setattr(kind, "forward", refuse)
     run = tmp_path / "run"
     with pytest.raises(RunError) as refused:
-        train(frame_root, run, tiny_config(baselines=False), quiet())
+        train(frame_root, run, tiny_config(), quiet())
     assert str(refused.value) == (
         "4 clips at once do not fit in the memory that this process may have; 1 does: say --accumulate 4, which learns "
         f"from the same 4 a step; go on with: tillwatch train --resume {run} --accumulate 4"
@@ -212,7 +212,7 @@ def test_activations_computed_again_give_the_same_weights(
     frame_root: Path, tmp_path: Path, tiny_config: Config, quiet: Any
 ) -> None:
     for name, again in (("kept", False), ("again", True)):
-        config = tiny_config(epochs=2, checkpoint_activations=again, precision="fp32", baselines=False)
+        config = tiny_config(epochs=2, checkpoint_activations=again, precision="fp32")
         train(frame_root, tmp_path / name, config, quiet())
     assert sha256_of(tmp_path / "again/model.pth") == sha256_of(tmp_path / "kept/model.pth")
 

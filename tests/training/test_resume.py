@@ -73,7 +73,7 @@ def files_in(run: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_run: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("whole") / "run"
-    assert run_apart(broken_off.train, tiny_run[0], run, SETTINGS) == 0
+    assert run_apart(broken_off.train, tiny_run[0], run, {**SETTINGS, "baselines": True}) == 0
     return run
 
 
@@ -94,7 +94,8 @@ def test_killed_in_each_part_it_ends_as_if_it_had_not_been(
 ) -> None:
     places: list[Place] = [("step", 2), ("checkpoint", 30_000), ("validation", 2), ("metrics", 2), ("finish", 3)]
     run = tmp_path / "run"
-    assert go_on_through(places, tiny_run[0], run, {**SETTINGS, "workers": workers}) == len(places)
+    settings = {**SETTINGS, "baselines": True, "workers": workers}
+    assert go_on_through(places, tiny_run[0], run, settings) == len(places)
     assert learnt(run) == learnt(uninterrupted)
     assert files_in(run) == files_in(uninterrupted)
 
@@ -294,7 +295,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_every_way_to_train_goes_on(
     variant: str, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, broken: Any
 ) -> None:
-    config = tiny_config(**{**SETTINGS, "baselines": False, **VARIANTS[variant]})
+    config = tiny_config(**{**SETTINGS, **VARIANTS[variant]})
     data, whole, run = tiny_run[0], tmp_path / "whole", tmp_path / "run"
     train(data, whole, config, quiet())
     broken(2, lambda: train(data, run, config, quiet()))
@@ -583,7 +584,7 @@ def test_a_wrong_gradient_ends_what_goes_on_as_it_ended_the_first(
 def test_whatever_cannot_be_written_at_the_end_says_how_to_go_on(
     tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, whole, run = tiny_config(**SETTINGS), tmp_path / "whole", tmp_path / "run"
+    config, whole, run = tiny_config(**SETTINGS, baselines=True), tmp_path / "whole", tmp_path / "run"
     train(tiny_run[0], whole, config, quiet())
     make, learnt_all = tempfile.mkstemp, [False]
     before = {"config.yaml", "clips.csv", "audit.json", "metrics.csv"}
