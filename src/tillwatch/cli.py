@@ -693,7 +693,7 @@ def calibrate(
     """
     from tillwatch.detection.calibration import Goal, choose_point
     from tillwatch.detection.results import events_of_scan, read_events, with_known_files
-    from tillwatch.detection.scanner import plan_scan
+    from tillwatch.detection.scanner import plan_scan, settings_of
     from tillwatch.models.saved import OperatingPoint, write_operating_point
     from tillwatch.training.runlog import RunLog
 
@@ -704,7 +704,10 @@ def calibrate(
     done, _ = _run_scan(plan, out, settings, log)
     events, notes = events_of_scan(done, events, str(truth))
     choice = choose_point(done, events, goal)
-    write_operating_point(run, OperatingPoint(threshold=choice.threshold, unit="incident", source=choice.source))
+    write_operating_point(
+        run,
+        OperatingPoint(threshold=choice.threshold, unit="incident", source=choice.source, holds_for=settings_of(plan)),
+    )
     for note in notes:
         log.note(note)
     print(f"threshold {choice.threshold:.4g}: {choice.source}; written to {run / 'model.json'}")
@@ -1064,6 +1067,9 @@ def _say_engine(classifier: Classifier) -> None:
         _warn(note)
     if classifier.held.precision != "fp32":
         _warn(f"these scores are those of {classifier.held.name}, not of the network in fp32.")
+    if classifier.operating_point.unit == "incident":
+        threshold = f"the threshold {classifier.operating_point.threshold:.4g}"
+        _warn(f"{threshold} was chosen on incidents in footage, and is none for clips.")
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:

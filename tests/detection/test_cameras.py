@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tillwatch.clip_spec import Roi
-from tillwatch.detection.cameras import camera_of, find_sources, idle_cameras, parse_regions, read_cameras
+from tillwatch.detection.cameras import camera_of, find_sources, flat_name, idle_cameras, parse_regions, read_cameras
 from tillwatch.errors import ConfigError, DataError
 
 WHOLE = {"whole": None}
@@ -52,6 +52,13 @@ def test_nothing_to_scan_is_a_line(name: str, message: str, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=message):
         find_sources([tmp_path / name], WHOLE)
+
+
+def test_the_name_of_what_is_made_of_a_recording_is_flat_and_short() -> None:
+    assert flat_name("gate/till2_0815.mp4") == "gate_till2_0815"
+    assert flat_name("/mnt/a.b.ts") == "mnt_a.b"
+    assert flat_name("ä" * 120 + ".mp4") == "ä" * 75
+    assert flat_name("a" + "ä" * 120 + ".mp4") == "a" + "ä" * 74  # never half a letter
 
 
 def test_regions_by_name() -> None:

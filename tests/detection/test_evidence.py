@@ -236,6 +236,18 @@ def test_what_is_gone_or_added_or_an_original_that_changed_is_noticed(
     assert f"not held against the original {tmp_path / 'a.mp4'}, which is not there" in text
 
 
+def test_a_recording_with_a_long_name_is_collected(
+    scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "ä" * 125 + ".mp4"  # 254 bytes
+    (tmp_path / "a.mp4").rename(tmp_path / name)
+    for path in (scan_folder / "scan.json", scan_folder / "scores.csv"):
+        path.write_text(path.read_text().replace("a.mp4", name))
+    assert run("evidence", scan_folder, "--out", tmp_path / "evidence", "--annotate") == 3
+    assert "no clip of b.h264" in capsys.readouterr().err
+    assert len(list((tmp_path / "evidence").glob("0001_ä*"))) == 3
+
+
 def test_an_empty_folder_and_a_link_to_nothing_are_noticed(
     scan_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,7 @@ from tillwatch.detection.results import (
     write_scan,
 )
 from tillwatch.detection.scoring import TrueEvent
+from tillwatch.detection.timeline import write_timeline
 from tillwatch.errors import DataError
 from tillwatch.files import read_csv
 
@@ -267,3 +268,10 @@ def test_score_refuses_what_means_nothing(flags: list[str], tmp_path: Path, caps
         main(["score", str(tmp_path / "incidents.csv"), str(tmp_path / "truth.csv"), *flags])
     assert exited.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_times_below_a_strip_are_those_of_its_quarters(tmp_path: Path) -> None:
+    for seconds, expected in ((6.0, "01.5"), (10.0, "02.5"), (3600.0, "00:15:00<")):
+        (one, *_) = scan_of(SCORES).recordings
+        done = scan_of({}, recordings=(replace(one, seconds=seconds),))
+        assert expected in write_timeline(tmp_path, done, []).read_text()

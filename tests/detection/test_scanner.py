@@ -285,6 +285,12 @@ def test_a_threshold_is_chosen_on_incidents_and_hours(
     (incident,) = rows(tmp_path / "scan" / "incidents.csv")
     assert float(incident["threshold"]) == record["operating_point"]["threshold"]
     assert incident["operating_point"].startswith("at most 0 false alarms an hour, chosen on incidents in ")
+    assert "was chosen with" not in out
+    out = scan(footage, "--out", tmp_path / "other", *GRID, "--smoothing", 3, "--gate", "auto", model=run)[1]
+    assert "was chosen with --smoothing 1 (now 3), --gate off (now auto), and may" in " ".join(out.split())
+    with pytest.raises(SystemExit):
+        main(["predict", str(run), str(next(footage.iterdir())), "--device", "cpu"])
+    assert "was chosen on incidents in footage, and is none for clips" in capsys.readouterr().err
     for flags, message in (
         (("--min-recall", 2), "--min-recall is 2"),
         (("--max-false-alarms-per-hour", -1), "--max-false-alarms-per-hour is -1"),

@@ -19,6 +19,7 @@ from tillwatch.errors import ConfigError, DataError, one_line
 #: Names of the region where none was given: the whole picture, or what the model itself cuts out of every video.
 WHOLE, TRAINED = "whole", "trained"
 
+_LONGEST_NAME = 150  # bytes; file systems take 255 for all of a name, while it is written too
 _REGION_NAME = re.compile(r"[\w.-]+")
 
 Regions = Mapping[str, Roi | None]
@@ -39,6 +40,12 @@ class Source:
     file: str
     camera: str
     regions: Regions
+
+
+def flat_name(file: str) -> str:
+    """Returns a recording's name as part of the names of files made of it: no folders, no ending, and not too long."""
+    flat = file.rsplit(".", 1)[0].strip("/").replace("/", "_")
+    return flat.encode()[:_LONGEST_NAME].decode(errors="ignore")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from tillwatch.data.catalog import CLIPS_CSV
 from tillwatch.data.playback import Damage, play, timing_of_packets
 from tillwatch.data.recordings import recorded
 from tillwatch.data.video import to_image
-from tillwatch.detection.cameras import WHOLE, Source, find_sources
+from tillwatch.detection.cameras import WHOLE, Source, find_sources, flat_name
 from tillwatch.detection.encoding import H264File
 from tillwatch.detection.results import read_events, with_known_files
 from tillwatch.detection.scoring import TrueEvent
@@ -68,9 +68,8 @@ class Cut:
             source: the file that it is cut out of.
             rows: of clips.csv so far, by path; where this very clip is among them, its path there is returned.
         """
-        stem = source.file.rsplit(".", 1)[0].strip("/").replace("/", "_")
         region = f"_{self.region}" if self.region else ""
-        name = f"{self.label}/{stem}_{round(self.start_s * 1000):08d}{region}"
+        name = f"{self.label}/{flat_name(source.file)}_{round(self.start_s * 1000):08d}{region}"
         for number in itertools.count(1):
             path = f"{name}.mp4" if number == 1 else f"{name}_{number}.mp4"
             there = rows.get(path)

@@ -26,6 +26,7 @@ from tillwatch.data.playback import Damage, play, timing_of_packets
 from tillwatch.data.video import open_container, to_image, video_stream
 from tillwatch.detection.annotated import Annotation, annotate, regions_of
 from tillwatch.detection.blurring import CAVEATS, Blur
+from tillwatch.detection.cameras import flat_name
 from tillwatch.detection.incidents import Incident
 from tillwatch.detection.results import INCIDENTS_CSV, SCAN_JSON, SCORES_CSV, Recording, Scan, read_scan, timecode
 from tillwatch.detection.timeline import TIMELINE_HTML
@@ -219,8 +220,8 @@ class _Collecting:
     @property
     def name(self) -> str:
         """What its files' names begin with."""
-        stem = self.recording.file.rsplit(".", 1)[0].strip("/").replace("/", "_")
-        return f"{self.number:04d}_{stem}_{timecode(self.incident.start_s)[:8].replace(':', '-')}"
+        at = timecode(self.incident.start_s)[:8].replace(":", "-")
+        return f"{self.number:04d}_{flat_name(self.recording.file)}_{at}"
 
     def left_out(self) -> list[tuple[str, str]]:
         """Returns what there is not of it, and why."""

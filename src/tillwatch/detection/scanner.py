@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
 from functools import partial
@@ -131,7 +131,7 @@ def plan_scan(run: Path, videos: Sequence[Path], config: ScanConfig, threshold: 
     notes = [*classifier.notes, *([] if (note := length_note(spec, grid.length)) is None else [note])]
     if idle := idle_cameras(cameras, sources):
         notes.append(f"--cameras {config.cameras}: {count_and_names(idle)} of its cameras take none of the files.")
-    return Plan(
+    plan = Plan(
         classifier=classifier,
         load=load,
         model=str(run),
@@ -143,6 +143,40 @@ def plan_scan(run: Path, videos: Sequence[Path], config: ScanConfig, threshold: 
         workers=config.workers,
         notes=notes,
     )
+    if threshold is None and point.holds_for is not None and (others := _others(point.holds_for, settings_of(plan))):
+        other = (
+            f"the threshold {point.threshold:.4g} was chosen with {', '.join(others)}, and may mean little otherwise."
+        )
+        return replace(plan, notes=[*notes, other])
+    return plan
+
+
+def settings_of(plan: Plan) -> dict[str, float | str]:
+    """Returns what a threshold of incidents depends on, beside the model: by flag, as ``OperatingPoint.holds_for``."""
+    rule = plan.rule
+    return {
+        "--window": float(plan.grid.length),
+        "--stride": float(plan.grid.stride),
+        "--release": rule.release,
+        "--smoothing": rule.smoothing,
+        "--min-seconds": rule.min_seconds,
+        "--merge-gap": rule.merge_gap,
+        "--gate": plan.gate,
+        "engine": plan.classifier.held.name,
+    }
+
+
+def _others(then: Mapping[str, float | str], now: Mapping[str, float | str]) -> list[str]:
+    """Returns those of then that are others now, in words."""
+
+    def told(value: float | str) -> str:
+        return value if isinstance(value, str) else f"{value:.4g}"
+
+    return [
+        f"{name} {told(value)} (now {told(now[name])})"
+        for name, value in then.items()
+        if name in now and told(value) != told(now[name])
+    ]
 
 
 def choose_grid(spec: ClipSpec, window: float | None = None, stride: float | None = None) -> Grid:

@@ -16,6 +16,7 @@ from tillwatch.files import write_text
 TIMELINE_HTML = "timeline.html"
 
 _WIDTH, _HEIGHT, _BASE = 1000, 64, 60  # of a strip, in the units of its view box; scores stand on the base
+_SHORT_S = 240  # below it, whole seconds would stand in wrong places
 _MOST_POINTS = 500  # of a strip: more cannot be seen
 
 
@@ -85,8 +86,14 @@ def _section(scan: Scan, recording: Recording, incidents: Sequence[Incident]) ->
         started="" if recording.started is None else recording.started.isoformat(" "),
         notes=recording.notes,
         strips=strips,
-        times=[timecode(round(recording.seconds * quarter / 4))[:8] for quarter in range(5)],
+        times=_times_below(recording.seconds),
     )
+
+
+def _times_below(seconds: float) -> list[str]:
+    """Returns the times at the quarters of a strip, as exactly as they can be told apart there."""
+    digits, shown = (1, 10) if seconds < _SHORT_S else (0, 8)
+    return [timecode(round(seconds * quarter / 4, digits))[:shown] for quarter in range(5)]
 
 
 def _draw(

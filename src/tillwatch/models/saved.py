@@ -53,17 +53,22 @@ class OperatingPoint:
         threshold: in [0, 1].
         unit: what it was chosen on, "clip" or "incident".
         source: how it was chosen, in words.
+        holds_for: of a threshold of incidents, how footage was scanned and what made them; None where that is not told.
     """
 
     threshold: float = 0.5
     unit: str = "clip"
     source: str = "default, not chosen on data"
+    holds_for: Mapping[str, float | str] | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.threshold, int | float) and 0 <= self.threshold <= _UNREACHED):
             raise ValueError(f"threshold {shortened(self.threshold)}")
         if self.unit not in ("clip", "incident") or not isinstance(self.source, str):
             raise ValueError(f"unit {shortened(self.unit)}, source {shortened(self.source)}")
+        told = {} if self.holds_for is None else self.holds_for
+        if not isinstance(told, dict) or not all(isinstance(value, int | float | str) for value in told.values()):
+            raise ValueError(f"holds_for {shortened(repr(told))}")
 
 
 @dataclass(frozen=True, kw_only=True)
