@@ -70,12 +70,11 @@ class Cut:
         """
         region = f"_{self.region}" if self.region else ""
         name = f"{self.label}/{flat_name(source.file)}_{round(self.start_s * 1000):08d}{region}"
-        for number in itertools.count(1):
-            path = f"{name}.mp4" if number == 1 else f"{name}_{number}.mp4"
-            there = rows.get(path)
-            if there is None or all(there.get(key) == self.row(source, path)[key] for key in _WHICH):
-                return path
-        raise AssertionError
+        own = self.row(source, name)
+        paths = (f"{name}.mp4" if number == 1 else f"{name}_{number}.mp4" for number in itertools.count(1))
+        return next(
+            path for path in paths if path not in rows or all(rows[path].get(key) == own[key] for key in _WHICH)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
