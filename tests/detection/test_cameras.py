@@ -133,6 +133,7 @@ def test_cameras_that_cannot_be_read_are_a_line(text: str, message: str, tmp_pat
     with pytest.raises(ConfigError, match=message) as caught:
         read_cameras(yaml)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).count("--cameras") == 1
 
 
 def test_cameras_that_are_not_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,23 @@ def test_a_clip_shows_the_originals_own_pictures(
         np.testing.assert_array_equal(picture, original)
     times = [float(frame.time or 0) for frame in decoded]
     assert np.diff(times) == pytest.approx([0.04] * (len(shown) - 1), abs=2e-3)
+
+
+@pytest.mark.parametrize("start", [0.0, 1.5])
+def test_a_program_stream_is_cut_at_its_beginning_too(start: float, tmp_path: Path, make_footage: MakeFootage) -> None:
+    """Seeking in it goes by times of decoding, and lands behind the key frame; a time may be half a frame off."""
+    # Frames of several packets each: then the second has a time of its own to land at.
+    path, ticks = tmp_path / "a.mpg", list(range(36))
+    source = make_footage(path, ticks, Fraction(1, 12), 12, "mpeg2video", (192, 256), qmin="1", qmax="2")
+    told = remux(source, start, start + 1, tmp_path / "clip")
+    originals = [frame.to_ndarray(format="rgb24") for frame in decode_video(source)]
+    shown = [frame.to_ndarray(format="rgb24") for frame in decode_video(tmp_path / told["clip"])]
+    first = next(place for place, picture in enumerate(originals) if np.array_equal(picture, shown[0]))
+    assert first / 12 == pytest.approx(told["clip_start_s"], abs=0.05)
+    assert first / 12 <= start + 0.05
+    assert len(shown) == told["clip_frames"] >= 12
+    for picture, original in zip(shown, originals[first:], strict=False):
+        np.testing.assert_array_equal(picture, original)
 
 
 def test_a_turned_recording_gives_turned_clips(tmp_path: Path, make_turned_footage: MakeFootage) -> None:

@@ -68,6 +68,27 @@ def test_old_evidence_is_deleted_and_listed_and_new_is_kept(evidence: Path, tmp_
     assert run("prune-evidence", evidence, "--retention-days", 30)[1].startswith("0 files of 0 folders")
 
 
+def test_what_is_not_finished_is_named_and_stays(
+    evidence: Path, run: RunPrune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tillwatch.detection.evidence._write_manifest", killed)
+    run("evidence", evidence.parent / "scan", "--out", evidence / "broken")
+    (evidence / "run").mkdir()
+    (evidence / "run" / "unfinished").write_text("{}")  # of a training
+    before = contents(evidence / "broken")
+    assert "0001_a_00-00-02.mp4" in before
+    for folder, folders in ((evidence, "1 folders"), (evidence / "broken", "0 folders")):
+        code, out, err = run("prune-evidence", folder, "--retention-days", 30)
+        assert code == 3
+        assert f"of {folders} deleted" in out
+        assert f"{evidence / 'broken'} stays: it is not finished, so nothing tells when it was collected." in err
+        assert err.count("\n") == 1
+    assert contents(evidence / "broken") == before
+
+
 def test_evidence_of_exactly_so_many_days_goes(evidence: Path, run: RunPrune) -> None:
     assert "0 files of 0 folders deleted; 2 folders" in run("prune-evidence", evidence, "--retention-days", 41)[1]
     assert "of 1 folders deleted" in run("prune-evidence", evidence, "--retention-days", 40)[1]

@@ -159,9 +159,10 @@ def _camera(name: str, told: object, path: Path) -> Camera:
         raise ConfigError(f"{where}: files must be a pattern such as 'till1_*', or a list of them.")
     if not isinstance(regions, dict):
         raise ConfigError(f"{where}: regions must be lines of the form name: x,y,width,height.")
+    names = [_region_name(str(region), where) for region in regions]
     try:
         boxes: dict[str, Roi | None] = {
-            _region_name(str(region), where): Roi.parse(str(box)) for region, box in regions.items()
+            name: Roi.parse(str(box)) for name, box in zip(names, regions.values(), strict=True)
         }
     except ConfigError as error:
         raise ConfigError(f"{where}: {str(error).replace('--roi is', 'a region is')}") from None

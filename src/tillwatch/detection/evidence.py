@@ -39,6 +39,7 @@ MANIFEST, SEAL = "manifest.json", "manifest.json.sha256"
 #: Lies in a folder of evidence until all is collected; locked by the process that collects.
 UNFINISHED = "unfinished"
 
+_NOT_FINISHED = "This evidence is not finished; the command that began it begins anew.\n"
 _FURTHER_BACK_S = 20
 _PICTURES, _PICTURE_HEIGHT, _GAP, _JPEG_QUALITY = 6, 180, 4, 85  # of a filmstrip
 
@@ -164,6 +165,14 @@ def is_unfinished(out: Path) -> bool:
     return (out / UNFINISHED).is_file()
 
 
+def says_unfinished(mark: Path) -> bool:
+    """Whether a file is the mark of such evidence; trainings leave a file of that name too."""
+    try:
+        return mark.is_file() and mark.read_text(encoding="utf-8") == _NOT_FINISHED
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def _unfinished(out: Path) -> Iterator[None]:
     """Makes the folder, clears it of what was broken off, and marks it until the block ends well."""
@@ -188,7 +197,7 @@ def _unfinished(out: Path) -> Iterator[None]:
                 raise RunError(f"{out} is not empty: it holds {path.name}; give another --out.")
         for path in left:
             path.unlink()
-        mark.write_text("This evidence is not finished; the command that began it begins anew.\n", encoding="utf-8")
+        mark.write_text(_NOT_FINISHED, encoding="utf-8")
         yield
         mark.unlink()
 
@@ -245,35 +254,45 @@ def remux(source: Path, start_s: float, end_s: float, stem: Path) -> dict[str, A
         ClipError: if the file cannot be read, or only by encoding it anew.
     """
     first, begin, end, time_base = _in_ticks(source, start_s, end_s)
-    with open_container(source) as container:  # it was read a moment ago
-        stream = video_stream(container, source)
-        suffix = ".mp4" if stream.codec_context.name in _IN_MP4 else ".mkv"
-        packets: list[Any] = []
-        # Some containers seek to a place near by, and a key frame may lie long before: try further and further back.
-        for place in (begin, max(first, begin - math.ceil(_FURTHER_BACK_S / time_base)), first):
-            packets = packets or _packets_between(container, stream, place, begin, end)
-        if not packets:
-            raise ClipError(f"{source}: no key frame is found before the incident.")
-        shown = sorted(packet.pts for packet in packets)
-        # Decoding times anew, for some containers have none: in order, and none after the time of showing.
-        delay = max(shown_at - packet.pts for shown_at, packet in zip(shown, packets, strict=True))
-        path = stem.with_name(f"{stem.name}{suffix}")
-        try:
-            with av.open(str(path), "w") as written:
-                copy = written.add_stream_from_template(stream)
-                for place, packet in enumerate(packets):
-                    packet.pts -= shown[0]
-                    packet.dts = shown[place] - shown[0] - delay
-                    packet.stream = copy
-                    written.mux(packet)
-        except av.error.FFmpegError as error:
-            path.unlink(missing_ok=True)
-            raise ClipError(f"{source}: cannot be cut without encoding it anew ({one_line(error)}).") from None
-    return {
-        "clip": path.name,
-        "clip_start_s": round(float((shown[0] - first) * time_base), 3),
-        "clip_frames": len(packets),
-    }
+    # Some containers seek to a place near by, and a key frame may lie long before: try further and further back, and
+    # at last from the very beginning, for there may be no place before the first frame that one can seek to.
+    for place in (begin, max(first, begin - math.ceil(_FURTHER_BACK_S / time_base)), None):
+        with open_container(source) as container:  # it was read a moment ago
+            stream = video_stream(container, source)
+            packets = _packets_between(container, stream, place, begin, end)
+            if packets:
+                begins = min(packet.pts for packet in packets)
+                return {
+                    "clip": _mux(source, stream, packets, stem).name,
+                    "clip_start_s": round(float((begins - first) * time_base), 3),
+                    "clip_frames": len(packets),
+                }
+    raise ClipError(f"{source}: no key frame is found before the incident.")
+
+
+def _mux(source: Path, stream: Any, packets: Sequence[Any], stem: Path) -> Path:
+    """Writes packets of a recording, in the order they are decoded, as a file of their own.
+
+    Raises:
+        ClipError: if no container that we write takes them.
+    """
+    shown = sorted(packet.pts for packet in packets)
+    # Decoding times anew, for some containers have none: in order, and none after the time of showing.
+    delay = max(shown_at - packet.pts for shown_at, packet in zip(shown, packets, strict=True))
+    suffix = ".mp4" if stream.codec_context.name in _IN_MP4 else ".mkv"
+    path = stem.with_name(f"{stem.name}{suffix}")
+    try:
+        with av.open(str(path), "w") as written:
+            copy = written.add_stream_from_template(stream)
+            for place, packet in enumerate(packets):
+                packet.pts -= shown[0]
+                packet.dts = shown[place] - shown[0] - delay
+                packet.stream = copy
+                written.mux(packet)
+    except av.error.FFmpegError as error:
+        path.unlink(missing_ok=True)
+        raise ClipError(f"{source}: cannot be cut without encoding it anew ({one_line(error)}).") from None
+    return path
 
 
 def _show(
@@ -428,12 +447,13 @@ def _in_ticks(source: Path, start_s: float, end_s: float) -> tuple[int, int, int
     return known[0], known[0] + math.ceil(start), known[0] + math.ceil(end), timing.time_base
 
 
-def _packets_between(container: Any, stream: Any, place: int, begin: int, end: int) -> list[Any]:
+def _packets_between(container: Any, stream: Any, place: int | None, begin: int, end: int) -> list[Any]:
     """Returns packets as they are decoded: from the last key frame shown by ``begin`` to the last before ``end``.
 
-    Reading starts at ``place``; there are none if no such key frame follows it.
+    Reading starts at ``place``, or at the beginning; there are none if no such key frame follows it.
     """
-    container.seek(place, stream=stream)
+    if place is not None:
+        container.seek(place, stream=stream)
     packets: list[Any] = []
     for packet in container.demux(stream):
         if not packet.size or packet.pts is None:

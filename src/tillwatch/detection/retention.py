@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tillwatch.detection.evidence import MANIFEST, SEAL, seal_of
+from tillwatch.detection.evidence import MANIFEST, SEAL, UNFINISHED, says_unfinished, seal_of
 from tillwatch.errors import ConfigError, DataError, one_line
 
 _LONGEST_DAYS = 36_500
@@ -54,7 +54,10 @@ def prune(folders: Sequence[Path], days: int, *, now: datetime, dry_run: bool = 
     deleted: list[Path] = []
     staying: list[tuple[Path, str]] = []
     old = kept = 0
-    for manifest in _manifests(folders):
+    manifests = _manifests(folders)
+    for folder in _unfinished(folders):
+        staying.append((folder, "it is not finished, so nothing tells when it was collected"))
+    for manifest in manifests:
         try:
             names, collected = _read(manifest)
         except DataError as error:
@@ -70,6 +73,12 @@ def prune(folders: Sequence[Path], days: int, *, now: datetime, dry_run: bool = 
     return Pruned(deleted=deleted, old=old, kept=kept, staying=staying)
 
 
+def _unfinished(folders: Sequence[Path]) -> list[Path]:
+    """Returns folders of evidence, in folders and below, whose collecting was broken off or goes on."""
+    marks = {mark.resolve(): mark for folder in folders for mark in sorted(folder.rglob(UNFINISHED))}
+    return [mark.parent for mark in marks.values() if says_unfinished(mark)]
+
+
 def _manifests(folders: Sequence[Path]) -> list[Path]:
     """Returns the manifests of evidence in folders and below; files of that name that others wrote are none."""
     found: dict[Path, Path] = {}
@@ -77,7 +86,7 @@ def _manifests(folders: Sequence[Path]) -> list[Path]:
         if not folder.is_dir():
             raise DataError(f"{folder} is no folder.")
         here = [path for path in sorted(folder.rglob(MANIFEST)) if path.is_file() and path.with_name(SEAL).is_file()]
-        if not here:
+        if not here and not _unfinished([folder]):
             raise DataError(f"{folder} holds no {MANIFEST} with its {SEAL}; give what tillwatch evidence wrote.")
         found |= {path.resolve(): path for path in here}
     return list(found.values())
