@@ -41,7 +41,7 @@ def crossval(
     tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("crossval") / "cv"
-    config = tiny_config(group_pattern=r"day\d", min_recall=0.75)
+    config = tiny_config(group_pattern=r"day\d", min_recall=0.75, baselines=True)
     cross_validate(tiny_run[0], out, config, Folds(folds=4, final=True), quiet())
     return out
 

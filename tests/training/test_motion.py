@@ -193,7 +193,7 @@ def test_features_are_computed_once_and_folds_pool_every_clip(data: Path, quiet:
 
 def test_a_network_that_motion_beats_is_not_worth_its_cost(data: Path, tiny_config: Any, quiet: Any) -> None:
     log, out = quiet(), data.parent / "network"
-    train(data, out, tiny_config(group_pattern=r"day\d", lr=1e-6), log)
+    train(data, out, tiny_config(group_pattern=r"day\d", lr=1e-6, baselines=True), log)
     record = json.loads((out / "baselines.json").read_text())
     assert record["baselines"]["motion"]["accuracy"] == 1.0
     assert "does not beat motion (1.000" in record["notes"][0]

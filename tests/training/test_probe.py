@@ -50,7 +50,7 @@ def test_the_run_folder_is_the_same_as_any_other(
 ) -> None:
     data, other = tiny_run
     run = tmp_path / "run"
-    evaluation = train(data, run, frozen(group_pattern=r"day\d", epochs=30), quiet())
+    evaluation = train(data, run, frozen(group_pattern=r"day\d", epochs=30, baselines=True), quiet())
     names = {path.relative_to(other).as_posix() for path in other.rglob("*") if path.is_file()}
     assert {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()} == names
     assert len(read_csv(run / "metrics.csv")) == 30

@@ -682,6 +682,7 @@ def test_recipes_go_on_too(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
     run, said = tmp_path / "run", tmp_path / "said"
     tiny = ["--arch", "tinynet", "--weights", "none", "--batch-size", "4", "--lr", "1e-2", "--workers", "0"]
     words = ["train", str(tiny_run[0]), "--out", str(run), *tiny, "--recipe", "fast", "--epochs", "3", "--crop", "24"]
+    words.append("--no-baselines")
     assert run_apart(broken_off.command, words, said, ("step", 5)) == -signal.SIGKILL
     code = run_apart(broken_off.command, ["train", "--resume", str(run), "--dropout", "0.1", "--out", "x"], said)
     assert (code, said.read_text()) == (
