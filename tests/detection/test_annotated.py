@@ -22,6 +22,7 @@ from tillwatch.detection.incidents import Rule
 from tillwatch.detection.results import Recording, WindowScore, write_scan
 from tillwatch.detection.results import Scan as ScanResult
 from tillwatch.detection.timeline import write_timeline
+from tillwatch.errors import ClipError
 
 MakeFootage = Callable[..., Path]
 Probe = Callable[[Path], dict[str, Any]]
@@ -214,7 +215,13 @@ def test_a_recording_that_gives_no_clip_is_annotated_itself(
     assert np.abs(shown[5][:48, :64].astype(int) - originals[25]).mean() < 8
 
 
-def test_a_recording_with_a_title_in_no_encoding_is_annotated(tmp_path: Path, make_footage: MakeFootage) -> None:
+def test_a_recording_with_a_title_in_no_encoding_is_annotated(
+    tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impossible(*_: object) -> None:
+        raise ClipError("it cannot be cut, so the recording itself is played")
+
+    monkeypatch.setattr("tillwatch.detection.evidence.remux", impossible)
     path = tmp_path / "a.avi"
     with (
         av.open(str(make_footage(tmp_path / "plain.avi", range(100), codec="mpeg4", bf="2"))) as plain,
@@ -229,7 +236,7 @@ def test_a_recording_with_a_title_in_no_encoding_is_annotated(tmp_path: Path, ma
     (tmp_path / "plain.avi").unlink()
     path.write_bytes(path.read_bytes().replace(b"till2", b"\xca\xd5\xd2\xf8\x80"))
     (entry,) = collect(path, "--annotate")["incidents"]
-    assert "clip" not in entry, "so the recording itself is played"
+    assert "clip" not in entry
     assert entry["annotated_frames"] > 50
 
 

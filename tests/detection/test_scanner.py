@@ -63,8 +63,8 @@ def test_a_scan_finds_the_event_and_writes_what_it_found(footage: Path, tmp_path
     page = (tmp_path / "scan" / "timeline.html").read_text()
     assert "till2_20260301_0815.mp4" in page
     assert page.count('class="incident"') == 1
-    # Under the strip of 5 s: 1.25 s, 2.5 s and 3.75 s are told to the nearest second.
-    assert "<span>00:00:01</span><span>00:00:02</span><span>00:00:04</span><span>00:00:05</span>" in page
+    # Under the strip of 5 s: 1.25 s, 2.5 s and 3.75 s are told to the nearest tenth.
+    assert "<span>00:00:01.2</span><span>00:00:02.5</span><span>00:00:03.8</span><span>00:00:05.0</span>" in page
     assert "1 incidents in 7.4 s of 2 files" in out
 
 

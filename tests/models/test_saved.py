@@ -87,6 +87,8 @@ def test_any_changed_byte_of_the_weights_is_noticed(model: Path) -> None:
         (lambda record: record.update(classes=["b", "a"], event=["a"]), "not those of a tinynet with 2 classes"),
         (lambda record: record.update(arch="lenet"), "must be one of"),
         (lambda record: record.pop("temperature"), "malformed"),
+        (lambda record: record["operating_point"].update(holds_for={"--window": 10**400}), "malformed"),
+        (lambda record: record["operating_point"].update(holds_for={"--window": None}), "malformed"),
     ],
 )
 def test_damaged_model_json_is_refused(model: Path, change: Callable[[dict[str, Any]], Any], message: str) -> None:

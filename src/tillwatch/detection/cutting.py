@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -162,7 +161,7 @@ def cut(
         by_file[one.file][path] = one
     written: set[str] = set()
     try:
-        with _left_as_it_was(dst):
+        with _left_as_it_was(dst, planned):
             for done, (file, cuts) in enumerate(by_file.items(), start=1):
                 paths, failed = cut_file(sources[file], cuts, dst)
                 written |= set(paths)
@@ -178,19 +177,17 @@ def cut(
 
 
 @contextlib.contextmanager
-def _left_as_it_was(dst: Path) -> Iterator[None]:
-    """Empties a folder again, and removes it if it was not there, where the block raises."""
+def _left_as_it_was(dst: Path, paths: Collection[str]) -> Iterator[None]:
+    """Removes clips and the folders made for them where the block raises, and nothing else."""
     there = dst.exists()
     try:
         yield
     except BaseException:
-        for entry in dst.iterdir() if dst.is_dir() else ():
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
-        if not there and dst.is_dir():
-            dst.rmdir()
+        for path in (*paths, CLIPS_CSV):
+            (dst / path).unlink(missing_ok=True)
+        for folder in (*{(dst / path).parent for path in paths}, *([] if there else [dst])):
+            with contextlib.suppress(OSError):  # it was not made, or holds what is not ours
+                folder.rmdir()
         raise
 
 

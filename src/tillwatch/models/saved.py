@@ -42,6 +42,7 @@ from tillwatch.models.precision import lay_out
 FORMAT = 1
 
 _UNREACHED = math.nextafter(1.0, 2.0)  # the threshold that not even 1 reaches
+_LONGEST_S = 1e9  # more than any footage lasts
 _FAR_OUTSIDE = 2.0  # times shorter or longer than any training clip
 
 
@@ -67,7 +68,10 @@ class OperatingPoint:
         if self.unit not in ("clip", "incident") or not isinstance(self.source, str):
             raise ValueError(f"unit {shortened(self.unit)}, source {shortened(self.source)}")
         told = {} if self.holds_for is None else self.holds_for
-        if not isinstance(told, dict) or not all(isinstance(value, int | float | str) for value in told.values()):
+        if not isinstance(told, dict) or not all(
+            isinstance(value, str) or (isinstance(value, int | float) and abs(value) <= _LONGEST_S)
+            for value in told.values()
+        ):
             raise ValueError(f"holds_for {shortened(repr(told))}")
 
 
