@@ -352,7 +352,7 @@ def evaluate(
     if run.is_file():
         raise RunError(f"{run} is a file; give the run folder.")
     classifier = load_model(run, device=device, engine=engine, precision=precision)
-    _say_engine(classifier)
+    _say_what_scores(classifier)
     with RunLog().progress("evaluating") as on_batch:
         evaluation = evaluate_run(
             run, classifier, data, split, batch_size=batch_size, workers=_workers(workers), on_batch=on_batch
@@ -543,7 +543,7 @@ def predict(
         normalize=normalize,
     )
     classifier = load_model(model, told=told, device=device, engine=engine, precision=precision)
-    _say_engine(classifier)
+    _say_what_scores(classifier)
     for assumption in classifier.assumptions:
         _warn(assumption)
     records: list[dict[str, Any]] = []
@@ -1061,8 +1061,8 @@ app.config = (_apply_config_file,)
 _is_whole_command = False
 
 
-def _say_engine(classifier: Classifier) -> None:
-    """Says what a user who named no engine would not expect."""
+def _say_what_scores(classifier: Classifier) -> None:
+    """Says what a user may not expect of the engine that scores, and of the threshold."""
     for note in classifier.notes:
         _warn(note)
     if classifier.held.precision != "fp32":

@@ -154,19 +154,21 @@ def cut(
     wanted, notes = _within(wanted, lengths)
     plan, missing = plan_cuts(wanted, lengths, settings)
     planned: dict[str, dict[str, Any]] = {}
-    by_file: dict[str, dict[str, Cut]] = defaultdict(dict)
+    by_file: dict[str, list[Cut]] = defaultdict(list)
     for one in plan:
-        path = one.path(sources[one.file], planned)
-        planned[path] = one.row(sources[one.file], path)
-        by_file[one.file][path] = one
+        by_file[one.file].append(one)
+    named: dict[str, dict[str, Cut]] = {}
+    for file, cuts in by_file.items():
+        named[file] = with_paths(sources[file], cuts, planned)
+        planned |= {path: one.row(sources[file], path) for path, one in named[file].items()}
     written: set[str] = set()
     try:
         with _left_as_it_was(dst, planned):
-            for done, (file, cuts) in enumerate(by_file.items(), start=1):
-                paths, failed = cut_file(sources[file], cuts, dst)
+            for done, (file, with_path) in enumerate(named.items(), start=1):
+                paths, failed = cut_file(sources[file], with_path, dst)
                 written |= set(paths)
                 left_out += failed
-                on_file(done, len(by_file))
+                on_file(done, len(named))
             if not written:
                 raise DataError(f"no clip could be cut: {'; '.join(f'{name}: {why}' for name, why in left_out[:3])}.")
             write_csv(dst / CLIPS_CSV, COLUMNS, [planned[path] for path in sorted(written)])
@@ -174,6 +176,21 @@ def cut(
         raise RunError(f"{dst} cannot be written ({error.strerror or one_line(error)}).") from None
     clips = Counter(row["label"] for path, row in planned.items() if path in written)
     return CutReport(clips=clips, left_out=left_out, missing=missing, notes=notes)
+
+
+def with_paths(source: Source, cuts: Sequence[Cut], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Cut]:
+    """Returns what to cut out of a file by its path, as :meth:`Cut.path` gives it, no two of them the same.
+
+    Args:
+        source: the file.
+        cuts: out of it.
+        rows: of clips.csv so far, by path; what is among them keeps the path that it has there.
+    """
+    taken, found = dict(rows), dict[str, Cut]()
+    for one in cuts:
+        path = one.path(source, taken)
+        taken[path], found[path] = one.row(source, path), one
+    return found
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from tillwatch.config import NegativesConfig
 from tillwatch.data.catalog import CLIPS_CSV
 from tillwatch.data.provenance import EXTRACTION_JSON
 from tillwatch.detection.cameras import Source
-from tillwatch.detection.cutting import COLUMNS, Cut, cut_file, is_class_name
+from tillwatch.detection.cutting import COLUMNS, Cut, cut_file, is_class_name, with_paths
 from tillwatch.detection.incidents import Incident
 from tillwatch.detection.results import Recording, Scan, WindowScore, alarms_of, read_events, scored, with_known_files
 from tillwatch.detection.scoring import TrueEvent, match
@@ -144,13 +144,9 @@ def keep_negatives(
         wanted.folder.mkdir(parents=True, exist_ok=True)
         for done, recording in enumerate((one for one in scan.recordings if one.file in by_file), start=1):
             source = _source(recording)
-            cuts: dict[str, Cut] = {}
-            for one in by_file[recording.file]:
-                path = one.path(source, known | {path: cut.row(source, path) for path, cut in cuts.items()})
-                if path in known:
-                    there += 1
-                else:
-                    cuts[path] = one
+            named = with_paths(source, by_file[recording.file], known)
+            cuts = {path: one for path, one in named.items() if path not in known}
+            there += len(named) - len(cuts)
             try:
                 written, failed = cut_file(source, cuts, wanted.folder) if cuts else ([], [])
             except ClipError as error:
