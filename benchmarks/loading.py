@@ -12,9 +12,11 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from contender import OurTraining, classes_in
 from numpy.typing import NDArray
@@ -29,7 +31,7 @@ from tillwatch.data.loader import evaluation_loader
 from tillwatch.data.store import ClipStore
 from tillwatch.data.synthetic import CLASSES, make_camera, render_clip
 from tillwatch.data.transforms import eval_transform
-from tillwatch.data.video import is_video_file, read_video
+from tillwatch.data.video import cut_out, is_video_file, read_video, shrunk, squeeze, to_rgb
 
 NUM_FRAMES = 32
 
@@ -91,7 +93,7 @@ def rows(quick: bool, videos: Path | None = None) -> list[Row]:
         plain, cold, _ = seconds_a_clip(root, store, few)
         what = f"the same with grain of 3 levels, which is most of a JPEG's {kilobytes:.0f} kB, ms: cold"
         out.append(Row("2", what, f"{1e3 * cold:.1f}", f"{1e3 * plain:.0f}", f"{plain / cold:.1f}", "printed", None))
-    return [*out, *scale_rows()]
+    return [*out, *scale_rows(), *video_rows()]
 
 
 def seconds_a_clip(root: Path, store: Path, clips: int) -> tuple[float, float, float]:
@@ -139,6 +141,41 @@ def _read_timed(path: Path, draft: tuple[int, int] | None) -> tuple[NDArray[np.f
         frame = read_frames([path], (128, 128), draft)[0]
         spent.append(time.perf_counter() - started)
     return frame.astype(float), 1e3 * statistics.median(spent)
+
+
+def video_rows() -> list[Row]:
+    """Returns how long a decoded video frame takes to shrink and convert, and how far it is off Pillow's resizing.
+
+    Held against converting it whole and squeezing that, by torch's kernel for bytes.
+    """
+    out = []
+    film = render_clip(make_camera("camera", 0), CLASSES[0], 0)
+    for width, height in ((1920, 1080), (640, 360)):
+        large = Image.fromarray(film[0]).resize((width, height), Image.Resampling.BICUBIC)
+        wanted = np.asarray(large.resize((128, 128), Image.Resampling.BILINEAR), np.float64)
+        decoded = av.VideoFrame.from_ndarray(np.asarray(large), format="rgb24")
+        # As many as a decoder gives in turn: the same one again would lie in the cores' caches.
+        frames = [decoded.reformat(format="yuv420p") for _ in range(16)]
+        ours, ours_ms = _converted_timed(frames, lambda frame: shrunk(frame, (128, 128)))
+        whole, whole_ms = _converted_timed(frames, lambda frame: squeeze(cut_out(to_rgb(frame), None), (128, 128)))
+        gap, gap_whole = ours - wanted, whole - wanted
+        off = f"off by {gap.mean():+.2f} grey levels in the mean (the other way {gap_whole.mean():+.2f})"
+        what = f"{width}x{height} video frame to 128x128, shrunk, then converted, {off}, ms"
+        figures = (f"{ours_ms:.2f}", f"{whole_ms:.2f}", f"{whole_ms / ours_ms:.1f}")
+        out.append(Row("2", what, *figures, "printed", None))
+    return out
+
+
+def _converted_timed(
+    frames: Sequence[av.VideoFrame], convert: Callable[[av.VideoFrame], NDArray[np.uint8]]
+) -> tuple[NDArray[np.float64], float]:
+    spent = []
+    for _ in range(5):
+        started = time.perf_counter()
+        for frame in frames:
+            small = convert(frame)
+        spent.append((time.perf_counter() - started) / len(frames))
+    return small.astype(float), 1e3 * statistics.median(spent)
 
 
 def _share_of_waiting(root: Path, store: Path, batch_size: int, steps: int) -> float:

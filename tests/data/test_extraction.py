@@ -18,7 +18,7 @@ from tillwatch.data.catalog import find_clips
 from tillwatch.data.extraction import ExtractionReport, extract
 from tillwatch.data.frames import list_frames, read_frames
 from tillwatch.data.provenance import Extraction, read_extraction
-from tillwatch.data.video import decode_video, to_image
+from tillwatch.data.video import decode_video, read_video, to_image
 from tillwatch.errors import ClipError, ConfigError, DataError, RunError
 from tillwatch.files import read_csv, write_csv, write_json
 
@@ -154,6 +154,13 @@ def test_shrinking_averages(tmp_path: Path, make_video: MakeVideo, dst: Path) ->
     written = read_frames(list_frames(dst / "theft/a"))[0]
     # JPEG and the filter's overlap cost a few levels; picking single pixels of this grain costs over 10.
     assert np.abs(written - averaged).mean() < 4
+
+
+def test_extracting_a_smaller_picture_changes_no_colour(tmp_path: Path, make_video: MakeVideo, dst: Path) -> None:
+    video = make_video(tmp_path / "videos/theft/a.mp4", num_frames=3, height=240, width=360)
+    extract(tmp_path / "videos", dst, Extraction(step=FrameStep(), short_side=60, quality=95))
+    off = read_frames(list_frames(dst / "theft/a")) - read_video(video, 3, resize=(60, 90)).astype(float)
+    assert np.abs(off.mean((0, 1, 2))).max() < 0.3  # JPEG itself; FFmpeg's fast conversion takes off more than one
 
 
 def test_roi_is_cut_out_before_shrinking(tmp_path: Path, make_video: MakeVideo, dst: Path) -> None:

@@ -17,7 +17,18 @@ from PIL import Image
 from tillwatch.clip_spec import FrameStep, Roi, frame_indices
 from tillwatch.data import video
 from tillwatch.data.synthetic import write_video
-from tillwatch.data.video import decode_video, is_video_file, probe_video, read_video, squeeze, to_image, to_rgb
+from tillwatch.data.video import (
+    cut_out,
+    decode_video,
+    is_video_file,
+    probe_video,
+    read_video,
+    shrunk,
+    squeeze,
+    squeezed_parts,
+    to_image,
+    to_rgb,
+)
 from tillwatch.errors import ClipError, DataError
 
 MakeVideo = Callable[..., Path]
@@ -116,13 +127,48 @@ def test_frames_are_the_decoders_own_pixels(tmp_path: Path, make_video: MakeVide
     np.testing.assert_array_equal(read_video(path, 3), decode_by_hand(path)[[0, 4, 8]])
 
 
-def test_frames_are_resized_as_images_are(tmp_path: Path, make_video: MakeVideo) -> None:
-    path = make_video(tmp_path / "clip.mp4", num_frames=5)
-    expected = [
-        np.asarray(Image.fromarray(frame).resize((20, 24), Image.Resampling.BILINEAR)) for frame in decode_by_hand(path)
-    ]
-    squeezed = read_video(path, 5, resize=(24, 20))
-    assert np.abs(squeezed - np.stack(expected).astype(int)).max() <= 1
+def smooth_picture(height: int, width: int) -> NDArray[np.uint8]:
+    """Colours that change slowly, and that neither end of the scale cuts off: uint8 ``(height, width, 3)``."""
+    coarse = np.random.default_rng(0).integers(60, 200, (4, 5, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def as_decoded(rgb: NDArray[np.uint8], pixels: str) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=pixels)
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p", "yuv422p", "nv12", "yuv420p10le", "gbrp"])
+@pytest.mark.parametrize("size", [(241, 427), (360, 640), (1080, 1920)])
+@pytest.mark.parametrize("wanted", [(20, 24), (37, 46)])
+def test_whole_pictures_shrink_by_pillows_bilinear_filter_and_keep_their_brightness(
+    pixels: str, size: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    rgb = smooth_picture(*size)
+    (small,) = squeezed_parts(as_decoded(rgb, pixels), [None], wanted)
+    assert small.dtype == np.uint8
+    assert small.shape == (*wanted, 3)
+    assert small.flags.c_contiguous
+    off = small - np.asarray(Image.fromarray(rgb).resize(wanted[::-1], Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(off).max() <= 2
+    assert abs(off.mean()) <= 0.5  # FFmpeg's fast conversion of large frames takes off more than one
+
+
+@pytest.mark.parametrize("wanted", [(20, 80), (60, 30), (60, 80), (48, 32)])
+def test_pictures_that_grow_either_way_are_converted_first(wanted: tuple[int, int]) -> None:
+    frame = as_decoded(smooth_picture(48, 32), "yuv420p")
+    (part,) = squeezed_parts(frame, [None], wanted)
+    np.testing.assert_array_equal(part, squeeze(cut_out(to_rgb(frame), None), wanted))
+
+
+def test_each_part_of_a_picture_is_what_it_is_alone() -> None:
+    frame = as_decoded(smooth_picture(96, 128), "yuv420p")
+    rois = [Roi.parse("0.5,0,0.5,0.5"), None, Roi.parse("0,0.5,1,0.5")]
+    parts = squeezed_parts(frame, rois, (20, 24))
+    assert len({part.tobytes() for part in parts}) == 3
+    for part, roi in zip(parts, rois, strict=True):
+        np.testing.assert_array_equal(part, squeezed_parts(frame, [roi], (20, 24))[0])
+    np.testing.assert_array_equal(parts[0], squeeze(cut_out(to_rgb(frame), rois[0]), (20, 24)))
+    assert [part.shape for part in squeezed_parts(frame, rois, None)] == [(48, 64, 3), (96, 128, 3), (48, 128, 3)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (37, 53), (64, 48), (270, 480), (1080, 1920)])
@@ -149,14 +195,19 @@ def test_frames_of_files_of_other_sizes_and_formats_are_converted_in_turn(
         full_range = small.reformat(format="yuvj444p")
         for frame in (large, small, full_range, large):
             np.testing.assert_array_equal(to_rgb(frame), frame.to_ndarray(format="rgb24"))
+            by_itself = frame.reformat(24, 20, "gbrp", interpolation="BILINEAR").to_ndarray()
+            np.testing.assert_array_equal(shrunk(frame, (20, 24)), by_itself)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forked workers on this system")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_worker_converts_where_its_parent_did_before(tmp_path: Path, make_video: MakeVideo) -> None:
+@pytest.mark.parametrize("roi", [None, Roi.parse("0,0,0.5,1")])
+def test_a_forked_worker_converts_where_its_parent_did_before(
+    tmp_path: Path, make_video: MakeVideo, roi: Roi | None
+) -> None:
     path = make_video(tmp_path / "clip.mp4", num_frames=3, height=360, width=640)
-    to_rgb(next(decode_video(path, threads=1)))
-    child = multiprocessing.get_context("fork").Process(target=read_video, args=(path, 3, None, (28, 28)))
+    squeezed_parts(next(decode_video(path, threads=1)), [None, Roi.parse("0,0,0.5,1")], (28, 28))
+    child = multiprocessing.get_context("fork").Process(target=read_video, args=(path, 3, None, (28, 28), roi))
     child.start()
     child.join(30)
     hung = child.is_alive()
@@ -212,6 +263,15 @@ def test_display_rotation_is_honoured(tmp_path: Path, turn: str) -> None:
     assert frames.shape == (2, *size, 3)
     for frame in frames:
         assert quarter_levels(frame) == pytest.approx(expected, abs=6)  # 60 apart; edges and coding blur a little
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_rotation_is_honoured_when_shrinking(tmp_path: Path, turn: str) -> None:
+    matrix, expected, _ = TURNS[turn]
+    frames = read_video(write_turned(tmp_path / "phone.mp4", matrix), 2, resize=(28, 20))
+    assert frames.shape == (2, 28, 20, 3)
+    for frame in frames:
+        assert quarter_levels(frame) == pytest.approx(expected, abs=10)
 
 
 def test_roi_counts_after_rotation(tmp_path: Path) -> None:

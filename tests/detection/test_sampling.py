@@ -14,7 +14,7 @@ import pytest
 
 from tillwatch.clip_spec import FrameStep, Reading, Roi
 from tillwatch.data.playback import timing_of_packets
-from tillwatch.data.video import decode_video, read_video, to_rgb
+from tillwatch.data.video import decode_video, read_video, squeezed_parts
 from tillwatch.detection import sampling
 from tillwatch.detection.sampling import Sampler, WindowFrames
 from tillwatch.detection.windows import Grid, seconds_exactly, timeline, windows_of
@@ -89,11 +89,11 @@ def test_only_frames_that_a_window_takes_are_converted_and_each_once(
     path = make_footage(tmp_path / "footage.mp4", list(range(100)))
     converted: list[int] = []
 
-    def counting(frame: av.VideoFrame) -> Any:
+    def counting(frame: av.VideoFrame, *arguments: Any) -> Any:
         converted.append(frame.pts or 0)
-        return to_rgb(frame)
+        return squeezed_parts(frame, *arguments)
 
-    monkeypatch.setattr(sampling, "to_rgb", counting)
+    monkeypatch.setattr(sampling, "squeezed_parts", counting)
     shown = list(sampler(path, {"a": None, "b": LEFT, "c": None}).read())
     wanted = {place for one in shown for place in one.window.frames.tolist()}
     assert len(converted) == len(wanted) < 50

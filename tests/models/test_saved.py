@@ -155,8 +155,8 @@ def test_frame_folder_video_and_array_of_the_same_frames_score_alike(
     for t, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / "clip" / f"{t}.png")  # lossless
     scores = [loaded.predict(source).event_probability for source in (video, str(tmp_path / "clip"), frames)]
-    assert scores[0] == scores[2]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-4)  # torch's arithmetic and Pillow's, a level apart
+    # Each its own arithmetic: FFmpeg's, Pillow's and torch's, a level or two apart.
+    assert scores == pytest.approx([scores[0]] * 3, abs=1e-3)
 
 
 def test_step_and_region_apply_to_videos(tmp_path: Path, make_video: Callable[..., Path]) -> None:

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 from PIL import Image
 
 from tillwatch.clip_spec import seconds_of
 from tillwatch.data.catalog import CLIPS_CSV, Found, Skip, count_and_names, search_folder
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
-from tillwatch.data.video import decode_video, probe_video, to_image
+from tillwatch.data.video import decode_video, probe_video, shrunk, to_image, upright_size
 from tillwatch.errors import ClipError, DataError, RunError, TillwatchError, one_line
 from tillwatch.files import read_csv, write_csv, write_json
 
@@ -220,7 +221,7 @@ def _write_frames(job: _Job, every: int, extraction: Extraction) -> None:
         written = 0
         for position, frame in enumerate(decode_video(job.video, threads=1)):
             if position % every == 0:
-                image = _shrink(to_image(frame, extraction.roi), extraction.short_side)
+                image = _small_image(frame, extraction)
                 image.save(aside / f"frame_{written:06d}.jpg", quality=extraction.quality)
                 written += 1
         if not written:
@@ -234,13 +235,22 @@ def _write_frames(job: _Job, every: int, extraction: Extraction) -> None:
         raise
 
 
-def _shrink(image: Image.Image, short_side: int) -> Image.Image:
-    scale = short_side / min(image.size)
-    if scale >= 1:
-        return image
-    size = round(image.width * scale), round(image.height * scale)
+def _small_image(frame: av.VideoFrame, extraction: Extraction) -> Image.Image:
+    if extraction.roi is None:
+        height, width = upright_size(frame)
+        size = _shrunk_size(width, height, extraction.short_side)
+        # As videos are read without extracting: the same colours either way.
+        return to_image(frame) if size is None else Image.fromarray(shrunk(frame, size[::-1]))
+    image = to_image(frame, extraction.roi)
+    size = _shrunk_size(*image.size, extraction.short_side)
     # reducing_gap averages whole blocks first: several times faster from 1080p, and as good at 2 or more.
-    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return image if size is None else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def _shrunk_size(width: int, height: int, short_side: int) -> tuple[int, int] | None:
+    """Returns (width, height) of the smaller picture; None if it is to stay as it is."""
+    scale = short_side / min(width, height)
+    return None if scale >= 1 else (round(width * scale), round(height * scale))
 
 
 def _read_rows(dst: Path) -> dict[str, dict[str, str]]:

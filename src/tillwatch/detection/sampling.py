@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import Reading, Roi
 from tillwatch.data.playback import Damage, Timing, play, timing_of_frames, timing_of_packets, video_seconds_told
-from tillwatch.data.video import cut_out, squeeze, to_rgb
+from tillwatch.data.video import squeezed_parts
 from tillwatch.detection.windows import Grid, Window, timeline, windows_of
 from tillwatch.errors import ClipError
 
@@ -111,7 +110,7 @@ class Sampler:
                 yield from self._shown(window, kept, skipped_regions)
                 skipped_regions = 0
             if windows.want(place):
-                windows.keep(place, self._convert(frame))
+                windows.keep(place, squeezed_parts(frame, self.regions.values(), self.reading.resize))
         if place + 1 != len(stamps):
             raise _OtherFramesError
         for window, kept in windows.ended(len(stamps)):
@@ -132,10 +131,6 @@ class Sampler:
         if told - self.seconds <= max(_MISSING_S, _MISSING_SHARE * told):
             return []
         return [f"it says that it lasts {told:.1f} s, and its video ends after {self.seconds:.1f} s"]
-
-    def _convert(self, frame: av.VideoFrame) -> list[NDArray[np.uint8]]:
-        rgb = to_rgb(frame)
-        return [squeeze(cut_out(rgb, roi), self.reading.resize) for roi in self.regions.values()]
 
     def _shown(
         self, window: Window, kept: Mapping[int, list[NDArray[np.uint8]]], skipped_regions: int
