@@ -38,7 +38,7 @@ def signals_later() -> Iterator[None]:
 
 
 def ignore_signals(seconds: float, before: Mapping[int, Any] | None = None) -> None:
-    """Ignores both signals for a while, as one is being obeyed; the next one after that goes to whoever had them.
+    """Ignores for a while what is heard of both signals, as one is being obeyed; the next goes to whoever had it.
 
     Args:
         seconds: for how long.
@@ -46,9 +46,14 @@ def ignore_signals(seconds: float, before: Mapping[int, Any] | None = None) -> N
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    late = _Late(time.monotonic() + seconds, before or {number: handler_of(number) for number in SIGNALS})
+    late = _Late(time.monotonic() + seconds, before or {number: handler_of(number) for number in heard_signals()})
     for number in late.then:
         signal.signal(number, late)
+
+
+def heard_signals() -> tuple[signal.Signals, ...]:
+    """Returns those of both that are heard: a shell ignores Ctrl-C for what a script starts in the background."""
+    return tuple(number for number in SIGNALS if handler_of(number) != signal.SIG_IGN)
 
 
 def handler_of(number: int) -> Any:

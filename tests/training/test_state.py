@@ -411,11 +411,8 @@ def _send_two() -> None:
 
 
 def test_a_signal_sent_twice_is_one_also_where_it_is_obeyed_at_once() -> None:
-    found = {signum: handler_of(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    # Whoever runs tests in the background of a script has SIGINT ignored, as the shell does it.
-    before = {**found, signal.SIGINT: signal.default_int_handler}
+    before = {signum: handler_of(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         with pytest.raises(Interrupted) as stopped, Interrupts("go on", 0.3):
             _send_two()
         send(signal.SIGINT)  # nor outside
@@ -426,5 +423,20 @@ def test_a_signal_sent_twice_is_one_also_where_it_is_obeyed_at_once() -> None:
         assert later.type is KeyboardInterrupt
         assert {signum: signal.getsignal(signum) for signum in before} == before
     finally:
-        for signum, handler in found.items():
+        for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def test_what_was_ignored_before_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts("go on", 0.1) as interrupts, interrupts.deferred():
+            send(signal.SIGINT)
+            assert interrupts.asked is None
+        with pytest.raises(Interrupted) as stopped, Interrupts("go on", 0.1):
+            send(signal.SIGTERM)
+        assert stopped.value.signum == signal.SIGTERM
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, handler_of(signal.SIGTERM))

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from tillwatch.errors import Interrupted
-from tillwatch.signals import SIGNALS, handler_of, ignore_signals
+from tillwatch.signals import handler_of, heard_signals, ignore_signals
 
 #: Signals so soon after one another are one, which came twice.
 SAME_WITHIN_S = 1.0
@@ -26,7 +26,7 @@ class Left(BaseException):
 
 
 class Interrupts:
-    """Takes the two signals while its block lasts; in another thread than the main one, nothing.
+    """Takes what is heard of the two signals while its block lasts; in another thread than the main one, nothing.
 
     Within :meth:`deferred` the first signal waits in :attr:`asked` until whoever trains is ready; elsewhere, and
     the second time, it raises at once.
@@ -51,8 +51,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: handler_of(signum) for signum in SIGNALS}
-            for signum in SIGNALS:
+            self._before = {signum: handler_of(signum) for signum in heard_signals()}
+            for signum in self._before:
                 signal.signal(signum, self._take)
         return self
 

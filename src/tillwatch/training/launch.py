@@ -23,6 +23,7 @@ from typing import IO
 
 from tillwatch.errors import ConfigError, RunError
 from tillwatch.files import shell_word
+from tillwatch.signals import heard_signals
 
 #: The process that started this one; it must not be outlived.
 LAUNCHER = "TILLWATCH_LAUNCHER"
@@ -103,7 +104,7 @@ def launch(devices: int, nodes: int, run: Path, command: Sequence[str] | None = 
         }
         own = {**environment, **{name: str(number) for name, number in numbers.items()}}
         members.append(_Member(rank, command or [sys.executable, *sys.orig_argv[1:]], own))
-    before = {number: signal.signal(number, _pass_to(members[0])) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, _pass_to(members[0])) for number in heard_signals()}
     try:
         failed = _wait(members)
     finally:
