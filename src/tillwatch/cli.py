@@ -93,6 +93,7 @@ def extract(
     from tillwatch.clip_spec import FrameStep, Roi
     from tillwatch.data.extraction import extract as run_extraction
     from tillwatch.data.provenance import Extraction
+    from tillwatch.evaluation.numbers import counted
     from tillwatch.training.runlog import RunLog
 
     settings = Extraction(
@@ -111,7 +112,7 @@ def extract(
     for skip in report.skipped:
         log.note(f"{skip.name} left out: {skip.reason}.")
     log.say(
-        f"{len(report.written)} clips written to {dst}, {len(report.done_before)} were there already, "
+        f"{counted(len(report.written), 'clip')} written to {dst}, {len(report.done_before)} there already, "
         f"{len(report.skipped)} left out"
     )
 
@@ -637,7 +638,7 @@ def scan(
     from tillwatch.detection.negatives import prepare_negatives
     from tillwatch.detection.results import timecode
     from tillwatch.detection.scanner import plan_scan
-    from tillwatch.evaluation.numbers import readable_hours
+    from tillwatch.evaluation.numbers import counted, readable_hours
     from tillwatch.training.runlog import RunLog
 
     log = RunLog()
@@ -660,8 +661,9 @@ def scan(
         )
     skipped = f", {done.gated} skipped because nothing moves in them" if done.gate == "auto" else ""
     print(
-        f"{len(found)} incidents in {readable_hours(done.hours)} of {len(done.recordings)} files, "
-        f"{done.windows} windows scored{skipped}; {len(done.left_out)} files left out; all is in {out}"
+        f"{counted(len(found), 'incident')} in {readable_hours(done.hours)} of "
+        f"{counted(len(done.recordings), 'file')}, {counted(done.windows, 'window')} scored{skipped}; "
+        f"{counted(len(done.left_out), 'file')} left out; all is in {out}"
     )
     uncut = [] if keep is None else _keep_negatives(keep, done, log)
     if done.left_out or uncut:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,7 +43,23 @@ MaybeWhole = Annotated[int | None, Parameter(converter=_whole_number)]
 WholeOrAuto = Annotated[int | Literal["auto"], Parameter(converter=_whole_number_or_auto)]
 
 
-_COUNTS = ("accumulate", "devices", "num_nodes")
+_AT_LEAST = {
+    "num_frames": 1,
+    "every": 1,
+    "resize": 1,
+    "crop": 1,
+    "epochs": 1,
+    "batch_size": 1,
+    "patience": 1,
+    "accumulate": 1,
+    "devices": 1,
+    "num_nodes": 1,
+    "lr_patience": 0,
+    "seed": 0,
+    "workers": 0,
+}
+_OR_AUTO = ("batch_size", "accumulate")
+_AT_MOST = {"num_frames": 4096, "resize": 4096, "batch_size": 65536, "seed": 2**63 - 1}
 
 NO_SYNC_ON_CPU = (
     "--sync-batchnorm is for GPUs alone (PyTorch's refuses tensors on a CPU); drop it: each process's batch norm then "
@@ -169,7 +185,7 @@ class TrainConfig:
     overwrite: Annotated[bool, Parameter(negative=())] = False
 
     def __post_init__(self) -> None:
-        problems = list(self._problems())
+        problems = list(self._no_numbers()) or list(self._problems())
         if problems:
             raise ConfigError(" ".join(problems))
 
@@ -195,19 +211,20 @@ class TrainConfig:
         """How many clips of a step a device has at one time, at most."""
         return -(-self.step_clips // (self.devices * self.num_nodes * self.parts))
 
+    def _no_numbers(self) -> Iterator[str]:
+        """Flags and files are read as what they must be; a call from Python may bring anything."""
+        for name in _AT_LEAST:
+            value = getattr(self, name)
+            if value is not None and type(value) is not int and not (name in _OR_AUTO and value == "auto"):
+                yield f"{flag(name)} is {value!r}; it must be a whole number."
+
     def _problems(self) -> Any:
-        for name in ("num_frames", "every", "resize", "crop", "epochs", "batch_size", "patience", *_COUNTS):
+        for name, least in _AT_LEAST.items():
             value = getattr(self, name)
-            if value is not None and value != "auto" and value < 1:
-                yield f"{flag(name)} is {value}; it must be at least 1."
-        for name in ("lr_patience", "seed", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                yield f"{flag(name)} is {value}; it must be at least 0."
-        for name, most in (("num_frames", 4096), ("resize", 4096), ("batch_size", 65536), ("seed", 2**63 - 1)):
-            value = getattr(self, name)
-            if value is not None and value != "auto" and value > most:
-                yield f"{flag(name)} is {value}; it must be at most {most}."
+            if isinstance(value, int) and value < least:
+                yield f"{flag(name)} is {value}; it must be at least {least}."
+            elif isinstance(value, int) and value > _AT_MOST.get(name, value):
+                yield f"{flag(name)} is {value}; it must be at most {_AT_MOST[name]}."
         for name in ("lr", "fps"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

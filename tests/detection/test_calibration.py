@@ -69,7 +69,7 @@ def test_a_threshold_does_what_is_asked_for(goal: Goal, threshold: float, told: 
     choice = choose_point(scan_of(SCORES), EVENTS, goal)
     assert choice.threshold == pytest.approx(threshold)
     assert told in choice.source
-    assert "chosen on incidents in 1 h of 1 files" in choice.source
+    assert "chosen on incidents in 1 h of 1 file:" in choice.source
 
 
 def test_a_budget_is_for_each_hour() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from tillwatch.cli import main
 from tillwatch.clip_spec import ClipSpec, Lengths, Preprocessing, Roi
-from tillwatch.detection import batches
+from tillwatch.detection import batches, scanner
 from tillwatch.detection.batches import _read_ahead
 from tillwatch.detection.journal import JOURNAL
 from tillwatch.detection.scanner import choose_grid, length_note
@@ -65,7 +65,7 @@ def test_a_scan_finds_the_event_and_writes_what_it_found(footage: Path, tmp_path
     assert page.count('class="incident"') == 1
     # Under the strip of 5 s: 1.25 s, 2.5 s and 3.75 s are told to the nearest tenth.
     assert "<span>00:00:01.2</span><span>00:00:02.5</span><span>00:00:03.8</span><span>00:00:05.0</span>" in page
-    assert "1 incidents in 7.4 s of 2 files" in out
+    assert "1 incident in 7.4 s of 2 files" in out
 
 
 # Frames' ticks, seconds a tick, nominal rate.
@@ -157,7 +157,9 @@ def test_a_finished_scan_gets_another_threshold_without_being_read_again(
     assert "None: no window reached the threshold." in (tmp_path / "scan" / "timeline.html").read_text()
 
 
-def test_another_scan_is_not_overwritten_unasked(footage: Path, tmp_path: Path, scan: Scan) -> None:
+def test_another_scan_is_not_overwritten_unasked(
+    footage: Path, tmp_path: Path, scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert scan(footage, "--out", tmp_path / "scan", *GRID)[0] == 0
     before = results(tmp_path / "scan")
     code, _, err = scan(footage, "--out", tmp_path / "scan", "--window", 1)
@@ -165,6 +167,10 @@ def test_another_scan_is_not_overwritten_unasked(footage: Path, tmp_path: Path, 
     assert "holds a scan with another window or stride; use another --out, or add --overwrite" in err
     (first, *_) = footage.iterdir()
     assert "another set of files or regions" in scan(first, "--out", tmp_path / "scan", *GRID)[2]
+    os.utime(first, (0, 0))
+    assert "holds a scan with another state of its files;" in scan(footage, "--out", tmp_path / "scan", *GRID)[2]
+    monkeypatch.setattr(scanner, "READING", 0)
+    assert "way of reading frames and state of its files;" in scan(footage, "--out", tmp_path / "scan", *GRID)[2]
     assert results(tmp_path / "scan") == before
     assert scan(footage, "--out", tmp_path / "scan", "--window", 1, "--overwrite")[0] == 0
     assert results(tmp_path / "scan") != before

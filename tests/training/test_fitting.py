@@ -222,9 +222,12 @@ def test_activations_computed_again_give_the_same_weights(
     [
         ({"batch_size": "auto", "accumulate": "auto"}, "--batch-size auto and --accumulate auto exclude each other"),
         ({"batch_size": "auto", "freeze": "backbone"}, "give --batch-size a number, and drop --accumulate"),
+        ({"accumulate": 2.0}, "--accumulate is 2.0; it must be a whole number"),
+        ({"batch_size": "4", "crop": "a"}, "--crop is 'a'; it must be a whole number. --batch-size is '4'; it must"),
+        ({"num_frames": "auto"}, "--num-frames is 'auto'; it must be a whole number"),
         ({"accumulate": 0}, "--accumulate is 0; it must be at least 1"),
     ],
 )
-def test_settings_that_exclude_each_other(options: dict[str, Any], message: str) -> None:
+def test_settings_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**options)

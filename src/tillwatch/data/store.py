@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from tillwatch.clip_spec import Reading
 from tillwatch.data.catalog import Clip
 from tillwatch.data.frames import list_frames
+from tillwatch.data.video import READING
 from tillwatch.errors import ClipError, one_line
 from tillwatch.files import replacing
 
@@ -40,7 +41,6 @@ _MAGIC = b"tillwatch clip 1\n"
 _PAGE = 4096
 _SUFFIX = ".clip"
 _READERS = {package: version(package) for package in ("Pillow", "av", "torch")}  # another version, other pixels
-_OUR_READING = 2  # counted up when ours takes other pixels
 _ABANDONED_S = 3600.0  # a file still being written is touched more often than that
 _SMALL = 2**16  # a map holds a file descriptor as long as it lives, and a process may have a thousand or fewer
 
@@ -287,7 +287,7 @@ def _source(clip: Clip) -> str:
 
 def _reading_json(clip: Clip, reading: Reading) -> str:
     """Everything that decides which pixels are read."""
-    decided = {**asdict(reading), "frame_step": clip.frame_step, **_READERS, "tillwatch": _OUR_READING}
+    decided = {**asdict(reading), "frame_step": clip.frame_step, **_READERS, "tillwatch": READING}
     return json.dumps(decided, sort_keys=True)
 
 

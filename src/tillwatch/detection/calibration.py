@@ -11,7 +11,7 @@ import numpy as np
 from tillwatch.detection.results import Scan, alarms_of, scored
 from tillwatch.detection.scoring import TrueEvent, match, seconds_far_from, thin
 from tillwatch.errors import ConfigError, DataError
-from tillwatch.evaluation.numbers import counted_alarms, readable_hours
+from tillwatch.evaluation.numbers import counted, readable_hours
 from tillwatch.evaluation.operating_point import Choice
 
 #: Share of the footage that may lie within incidents and far from events: under a low threshold all footage is one
@@ -98,9 +98,9 @@ def choose_point(scan: Scan, events: Sequence[TrueEvent], goal: Goal) -> Choice:
     return Choice(
         threshold=threshold,
         source=(
-            f"{goal}, chosen on incidents in {readable_hours(scan.hours)} of {len(scan.recordings)} files: {found} of "
-            f"{len(events)} events found, {counted_alarms(false)} (windows of {scan.window_s:g} s every "
-            f"{scan.stride_s:g} s, release {rule.release:g}, smoothing {rule.smoothing}, "
+            f"{goal}, chosen on incidents in {readable_hours(scan.hours)} of {counted(len(scan.recordings), 'file')}: "
+            f"{found} of {len(events)} events found, {counted(false, 'false alarm')} (windows of {scan.window_s:g} s "
+            f"every {scan.stride_s:g} s, release {rule.release:g}, smoothing {rule.smoothing}, "
             f"merge gap {rule.merge_gap:g} s)"
         ),
     )

@@ -17,6 +17,7 @@ from tillwatch.config import ScanConfig
 from tillwatch.data.catalog import count_and_names
 from tillwatch.data.playback import header_seconds
 from tillwatch.data.recordings import recorded
+from tillwatch.data.video import READING
 from tillwatch.detection.batches import (
     BATCH_SIZE,
     SHARE_SIZE,
@@ -47,7 +48,7 @@ from tillwatch.detection.workers import score_in_processes
 from tillwatch.errors import ConfigError, DataError, RunError, one_line
 from tillwatch.models.saved import Classifier, load_model
 
-_FILES = "set of files or regions"  # in the journal's head
+_FILES, _STATES = "set of files or regions", "state of its files"  # in the journal's head
 _FAR_OUTSIDE = 2.0  # times shorter or longer than any training clip
 
 
@@ -314,11 +315,12 @@ def _remove_results(out: Path) -> None:
 def _head(plan: Plan) -> dict[str, Any]:
     """Returns what a scan's scores depend on: with another head, they would be others."""
     classifier, grid = plan.classifier, plan.grid
-    files = []
+    files, states = [], []
     for source in plan.sources:
         status = source.path.stat()
         regions = {name: None if roi is None else str(roi) for name, roi in source.regions.items()}
-        files.append([source.file, source.camera, regions, status.st_size, status.st_mtime_ns])
+        files.append([source.file, source.camera, regions])
+        states.append([status.st_size, status.st_mtime_ns])
     return {
         "model": [classifier.sha256, classifier.temperature, classifier.spec.to_json()],
         "window or stride": [str(grid.length), str(grid.stride)],
@@ -326,13 +328,15 @@ def _head(plan: Plan) -> dict[str, Any]:
         "gate": plan.gate,
         "device": classifier.device.type,
         "engine": [classifier.held.name, dict(classifier.held.files)],
+        "way of reading frames": READING,
         _FILES: files,
+        _STATES: states,
     }
 
 
 def _scan_of(plan: Plan, journal: Journal, head: Mapping[str, Any]) -> Scan:
     recordings, left_out = [], {}
-    for source, progress, (*_, size, modified_ns) in zip(plan.sources, journal.files, head[_FILES], strict=True):
+    for source, progress, (size, modified_ns) in zip(plan.sources, journal.files, head[_STATES], strict=True):
         if progress.ended is None:
             left_out[source.file] = str(progress.left_out)
             continue

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tillwatch.evaluation.intervals import Interval, group_interval
+from tillwatch.evaluation.numbers import counted
 from tillwatch.evaluation.operating_point import Alarms, false_alarms_per_hour, most_per_hour
 
 #: Stated wherever the figures are.
@@ -131,8 +132,8 @@ class IncidentScore:
         interval = "" if around is None else f" (95 %, by file: {around.low:.3f} to {around.high:.3f})"
         lines = [f"recall {_share(self.recall)}{interval}: {self.found} of {self.events} events found"]
         lines.append(
-            f"precision {_share(self.precision)}: of {self.incidents} incidents {self.false_alarms} are false alarms, "
-            f"{self.repeats} repeat an event already found"
+            f"precision {_share(self.precision)}: {counted(self.incidents, 'incident')}, among them "
+            f"{counted(self.false_alarms, 'false alarm')} and {counted(self.repeats, 'repeat')} of events already found"
         )
         if self.alarms is None:
             lines.append("false alarms an hour: unknown, for nothing tells the hours of footage; give --hours")

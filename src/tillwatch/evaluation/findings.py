@@ -12,7 +12,7 @@ from tillwatch.data.splits import SIDES
 from tillwatch.evaluation.confounds import scene_note
 from tillwatch.evaluation.evaluated import Evaluated
 from tillwatch.evaluation.intervals import MIN_CLIPS
-from tillwatch.evaluation.numbers import counted_alarms, readable, readable_hours
+from tillwatch.evaluation.numbers import counted, readable, readable_hours
 from tillwatch.evaluation.paired import Rival, rivals_of, strongest
 from tillwatch.evaluation.summary import Footage, Summary, summarize
 
@@ -202,7 +202,7 @@ def _rest(found: Evaluated, summary: Summary, best: Rival | None) -> list[str]:
         )
     if (alarms := point.alarms) is not None:
         told = ", as declared" if found.hours_told else ""
-        seen = f"{counted_alarms(alarms.count)} in {readable_hours(alarms.hours)} of normal footage{told}"
+        seen = f"{counted(alarms.count, 'false alarm')} in {readable_hours(alarms.hours)} of normal footage{told}"
         sentences.append(f"{seen}: {readable(alarms.per_hour)} an hour ({alarms.bounds}, 95 %).")
     if best is not None:
         ahead = best.ahead["balanced_accuracy"]

@@ -15,9 +15,10 @@ def readable(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def counted_alarms(count: float) -> str:
-    """Returns a number of false alarms in words: 1 false alarm, 2 false alarms."""
-    return f"{readable(count)} false alarm{'' if count == 1 else 's'}"
+def counted(count: float, what: str) -> str:
+    """Returns a number of things in words: 1 false alarm, 2 false alarms, 0.5 false alarms."""
+    number = str(count) if isinstance(count, int) else readable(count)
+    return f"{number} {what}{'' if count == 1 else 's'}"
 
 
 def readable_hours(hours: float) -> str:

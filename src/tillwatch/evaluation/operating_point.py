@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from tillwatch.errors import DataError
-from tillwatch.evaluation.numbers import counted_alarms, readable, readable_hours
+from tillwatch.evaluation.numbers import counted, readable, readable_hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ def choose_threshold(
         told += "; all scores are equal, so no threshold tells anything apart"
     return Choice(
         threshold=float(thresholds[best]),
-        source=f"{told}, chosen on {where}: {found[best]} of {events} found, {counted_alarms(false[best])}",
+        source=f"{told}, chosen on {where}: {found[best]} of {events} found, {counted(false[best], 'false alarm')}",
     )
 
 

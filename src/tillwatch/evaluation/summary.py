@@ -22,7 +22,7 @@ from tillwatch.evaluation.intervals import (
     too_few,
     why_no_interval,
 )
-from tillwatch.evaluation.numbers import counted_alarms, readable, readable_hours
+from tillwatch.evaluation.numbers import counted, readable, readable_hours
 from tillwatch.evaluation.operating_point import ADay, AtPoint, expected_a_day, false_alarms_per_hour, measure
 
 _SHORT = {"event_auroc": "AUROC", "event_average_precision": "average precision", "f1": "F1"}
@@ -150,7 +150,7 @@ class Summary:
         lines.append(f"{where}: recall {named['recall']}, precision {named['precision']}")
         if (alarms := self.at_point.alarms) is not None:
             lines.append(
-                f"{counted_alarms(alarms.count)} in {readable_hours(alarms.hours)} of normal footage: "
+                f"{counted(alarms.count, 'false alarm')} in {readable_hours(alarms.hours)} of normal footage: "
                 f"{readable(alarms.per_hour)} an hour ({alarms.bounds}, 95 %)"
             )
         if self.alarms_a_day is not None:
