@@ -27,7 +27,7 @@ from tillwatch.errors import ConfigError, RunError
 from tillwatch.files import sha256_of
 from tillwatch.training.cross_validation import Folds, cross_validate
 from tillwatch.training.devices import Devices
-from tillwatch.training.launch import free_port, launch, standing
+from tillwatch.training.launch import _Member, free_port, launch, standing
 from tillwatch.training.loop import resume, train
 from tillwatch.training.resume import read_begun
 from tillwatch.training.state import find_checkpoints
@@ -432,6 +432,26 @@ time.sleep(1)
 """
     assert start(2, script) == 143
     assert capfd.readouterr().out == ""
+
+
+def test_a_signal_while_they_are_started_ends_them_all(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    class Slow(_Member):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            begun.append(self.process)
+            if len(begun) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert self.process.poll() is None  # it is handed on once all are there
+
+    monkeypatch.setattr("tillwatch.training.launch._GRACE_S", 0.2)
+    monkeypatch.setattr("tillwatch.training.launch._Member", Slow)
+    assert start(2, "import time; time.sleep(1000)") == 128 + signal.SIGTERM
+    assert [process.poll() is not None for process in begun] == [True, True]
+    assert "process 0 of 2 was ended by SIGTERM" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,19 +93,21 @@ def launch(devices: int, nodes: int, run: Path, command: Sequence[str] | None = 
     node = int(environment["NODE_RANK"])
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
     members: list[_Member] = []
-    for local in range(devices):
-        rank = node * devices + local
-        numbers = {
-            "RANK": rank,
-            "WORLD_SIZE": devices * nodes,
-            "LOCAL_RANK": local,
-            "LOCAL_WORLD_SIZE": devices,
-            "GROUP_RANK": node,
-        }
-        own = {**environment, **{name: str(number) for name, number in numbers.items()}}
-        members.append(_Member(rank, command or [sys.executable, *sys.orig_argv[1:]], own))
-    before = {number: signal.signal(number, _pass_to(members[0])) for number in heard_signals()}
+    hand_on = _HandOn()
+    before = {number: signal.signal(number, hand_on) for number in heard_signals()}
     try:
+        for local in range(devices):
+            rank = node * devices + local
+            numbers = {
+                "RANK": rank,
+                "WORLD_SIZE": devices * nodes,
+                "LOCAL_RANK": local,
+                "LOCAL_WORLD_SIZE": devices,
+                "GROUP_RANK": node,
+            }
+            own = {**environment, **{name: str(number) for name, number in numbers.items()}}
+            members.append(_Member(rank, command or [sys.executable, *sys.orig_argv[1:]], own))
+        hand_on.to(members[0])
         failed = _wait(members)
     finally:
         for number, handler in before.items():
@@ -203,13 +205,27 @@ class _Member:
             self.process.stderr.close()
 
 
-def _pass_to(first: _Member) -> Callable[[int, FrameType | None], None]:
-    """One is enough: those that train together agree on when to stop."""
+class _HandOn:
+    """Hands signals to the first process: those that train together agree on when to stop.
 
-    def hand_on(number: int, _frame: FrameType | None) -> None:
-        first.signal(number)
+    What comes before all are started waits until they are: processes that nobody had noted would live on.
+    """
 
-    return hand_on
+    def __init__(self) -> None:
+        self._first: _Member | None = None
+        self._came: list[int] = []
+
+    def to(self, first: _Member) -> None:
+        """Says who is the first, and hands it what came before."""
+        self._first = first
+        for number in self._came:
+            first.signal(number)
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self._first is None:
+            self._came.append(number)
+        else:
+            self._first.signal(number)
 
 
 def _wait(members: Sequence[_Member]) -> _Member | None:
