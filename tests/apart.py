@@ -12,7 +12,13 @@ from typing import Any
 CONTEXT = multiprocessing.get_context("forkserver")
 
 #: What is done in them; all of it, for there is one server, and the first to need it starts it.
-_ACTIONS = ["training.broken_off", "training.together", "training.memory_tasks", "fuzz.tasks"]
+_ACTIONS = [
+    "training.broken_off",
+    "training.together",
+    "training.memory_tasks",
+    "fuzz.tasks",
+    "detection.scanning_apart",
+]
 
 
 def start_apart(action: Callable[..., None], *arguments: Any) -> BaseProcess:

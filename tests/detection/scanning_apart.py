@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from apart import start_apart
 from conftest import TINY_BACKBONE
 
 from tillwatch.cli import main
@@ -35,11 +35,7 @@ def scan(arguments: Sequence[str]) -> None:
 
 def start_scan(*arguments: object) -> BaseProcess:
     """Starts ``tillwatch scan`` in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=scan, args=(list(map(str, arguments)),))
-    process.start()
-    return process
+    return start_apart(scan, list(map(str, arguments)))
 
 
 def load_other(run: Path) -> Any:
