@@ -205,8 +205,8 @@ class Preprocessing:
     """What happens to each frame, in this order: decode, resize, centre crop, scale, normalise.
 
     Attributes:
-        resize: (height, width) that the whole frame is squeezed to, by Pillow's bilinear filter (a video's to a level
-            or two).
+        resize: (height, width) that the whole frame is squeezed to, by Pillow's bilinear filter (a video's by
+            FFmpeg's, nearly the same).
         crop: (height, width) cut from the middle of it.
         mean, std: per channel, of values in [0, 1]; None leaves the values in [0, 1].
         draft: least size at which JPEGs are decoded, as in :class:`Reading`; None, as in models of version 0.1,

@@ -164,8 +164,9 @@ def squeezed_parts(frame: av.VideoFrame, rois: Iterable[Roi | None], size: Size 
 def shrunk(frame: av.VideoFrame, size: Size) -> NDArray[np.uint8]:
     """Squeezes a decoded frame and converts it to RGB at one go, upright: uint8 ``(*size, 3)``.
 
-    FFmpeg's filter is Pillow's bilinear one to two grey levels, to ten in the outermost rows and columns: it counts the
-    edge's pixels more than once.
+    FFmpeg's filter is Pillow's bilinear one, to two grey levels where colours change slowly. Single pixels are further
+    off: at hard edges of colour; where colours leave RGB's range, as in burnt-in text (converted first, they are cut
+    off before they are averaged); and in the outermost rows and columns, for the edge's pixels count more than once.
 
     Args:
         frame: as the decoder gives it.
