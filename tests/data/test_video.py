@@ -160,6 +160,23 @@ def test_pictures_that_grow_either_way_are_converted_first(wanted: tuple[int, in
     np.testing.assert_array_equal(part, squeeze(cut_out(to_rgb(frame), None), wanted))
 
 
+def test_interlaced_frames_are_converted_first(tmp_path: Path) -> None:
+    path, rgb = tmp_path / "clip.mp4", smooth_picture(96, 128)
+    rgb = rgb.copy()
+    rgb[::2] //= 2  # the fields differ, as where something moves
+    with av.open(str(path), "w") as container:
+        options = {"x264-params": "interlaced=1:tff=1"}
+        stream: Any = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        stream.codec_context.flags |= 0x40000  # AV_CODEC_FLAG_INTERLACED_DCT
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        container.mux(stream.encode(None))
+    (frame,) = decode_video(path)
+    assert frame.interlaced_frame
+    (part,) = squeezed_parts(frame, [None], (20, 24))
+    np.testing.assert_array_equal(part, squeeze(cut_out(to_rgb(frame), None), (20, 24)))
+
+
 def test_each_part_of_a_picture_is_what_it_is_alone() -> None:
     frame = as_decoded(smooth_picture(96, 128), "yuv420p")
     rois = [Roi.parse("0.5,0,0.5,0.5"), None, Roi.parse("0,0.5,1,0.5")]

@@ -18,7 +18,7 @@ from PIL import Image
 from tillwatch.clip_spec import seconds_of
 from tillwatch.data.catalog import CLIPS_CSV, Found, Skip, count_and_names, search_folder
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
-from tillwatch.data.video import decode_video, probe_video, shrunk, to_image, upright_size
+from tillwatch.data.video import can_shrink, decode_video, probe_video, shrunk, to_image, upright_size
 from tillwatch.errors import ClipError, DataError, RunError, TillwatchError, one_line
 from tillwatch.files import read_csv, write_csv, write_json
 
@@ -240,7 +240,8 @@ def _small_image(frame: av.VideoFrame, extraction: Extraction) -> Image.Image:
         height, width = upright_size(frame)
         size = _shrunk_size(width, height, extraction.short_side)
         # As videos are read without extracting: the same colours either way.
-        return to_image(frame) if size is None else Image.fromarray(shrunk(frame, size[::-1]))
+        if size is not None and can_shrink(frame, size[::-1]):
+            return Image.fromarray(shrunk(frame, size[::-1]))
     image = to_image(frame, extraction.roi)
     size = _shrunk_size(*image.size, extraction.short_side)
     # reducing_gap averages whole blocks first: several times faster from 1080p, and as good at 2 or more.

@@ -139,8 +139,8 @@ def squeeze(rgb: NDArray[np.uint8], size: Size | None) -> NDArray[np.uint8]:
 def squeezed_parts(frame: av.VideoFrame, rois: Iterable[Roi | None], size: Size | None) -> list[NDArray[np.uint8]]:
     """Converts parts of a decoded frame to RGB as a model reads them: upright, cut out, squeezed.
 
-    A whole picture that becomes smaller is :func:`shrunk` before it is converted: less than half the time from 1080p,
-    and without the grey level that FFmpeg's fast conversion of large frames loses (benchmarks/loading.py).
+    A whole picture that becomes smaller is :func:`shrunk` before it is converted, unless it is interlaced: less than
+    half the time from 1080p, and without the grey level that FFmpeg's fast conversion loses (benchmarks/loading.py).
 
     Args:
         frame: as the decoder gives it.
@@ -153,7 +153,7 @@ def squeezed_parts(frame: av.VideoFrame, rois: Iterable[Roi | None], size: Size 
     rgb: NDArray[np.uint8] | None = None
     parts = []
     for roi in rois:
-        if roi is None and size is not None and _is_smaller(size, upright_size(frame)):
+        if roi is None and size is not None and can_shrink(frame, size):
             parts.append(shrunk(frame, size))
             continue
         rgb = to_rgb(frame) if rgb is None else rgb
@@ -170,7 +170,7 @@ def shrunk(frame: av.VideoFrame, size: Size) -> NDArray[np.uint8]:
 
     Args:
         frame: as the decoder gives it.
-        size: (height, width), no larger than that of the upright frame.
+        size: (height, width) that :func:`can_shrink` allows.
     """
     height, width = size if _quarters(frame) % 2 == 0 else size[::-1]
     # Into planes: to rgb24, FFmpeg would give two neighbours one colour.
@@ -184,8 +184,13 @@ def upright_size(frame: av.VideoFrame) -> Size:
     return size if _quarters(frame) % 2 == 0 else size[::-1]
 
 
-def _is_smaller(size: Size, than: Size) -> bool:
-    return size != than and size[0] <= than[0] and size[1] <= than[1]
+def can_shrink(frame: av.VideoFrame, size: Size) -> bool:
+    """Whether a frame is to be :func:`shrunk` to a size: if that is smaller, and the frame is not interlaced.
+
+    Of interlaced frames FFmpeg would scale the two fields apart, and weave them into a small picture that combs.
+    """
+    whole = upright_size(frame)
+    return not frame.interlaced_frame and size != whole and size[0] <= whole[0] and size[1] <= whole[1]
 
 
 def _quarters(frame: av.VideoFrame) -> int:
