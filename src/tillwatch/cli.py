@@ -994,8 +994,9 @@ def _run_scan(
 ) -> tuple[Scan, list[tuple[Recording, Incident]]]:
     from tillwatch.detection.scanner import Listener
     from tillwatch.detection.scanner import scan as run_scan
+    from tillwatch.evaluation.numbers import counted
 
-    with log.progress(f"scanning {len(plan.sources)} files (seconds)") as on_progress:
+    with log.progress(f"scanning {counted(len(plan.sources), 'file')} (seconds)") as on_progress:
         listener = Listener(
             progress=lambda done, total: on_progress(int(done), int(total)),
             ended=lambda file, seconds, windows, notes: log.say(

@@ -73,7 +73,7 @@ LOGS = ("tensorboard", "mlflow", "wandb")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train. Validated as a whole: every problem is named at once.
+    """How to train. Validated as a whole: every problem is named at once, but first what is no number.
 
     Attributes:
         recipe: a set of defaults that other flags override; `fast` trains small first, `original` repeats the

@@ -155,8 +155,9 @@ def test_frame_folder_video_and_array_of_the_same_frames_score_alike(
     for t, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / "clip" / f"{t}.png")  # lossless
     scores = [loaded.predict(source).event_probability for source in (video, str(tmp_path / "clip"), frames)]
-    # Each its own arithmetic: FFmpeg's, Pillow's and torch's, a level or two apart.
-    assert scores == pytest.approx([scores[0]] * 3, abs=1e-3)
+    # Each its own arithmetic: FFmpeg's, Pillow's and torch's.
+    assert scores[2] == pytest.approx(scores[1], abs=1e-4)  # a level apart
+    assert scores[0] == pytest.approx(scores[2], abs=2e-4)  # two, and no level darker
 
 
 def test_step_and_region_apply_to_videos(tmp_path: Path, make_video: Callable[..., Path]) -> None:

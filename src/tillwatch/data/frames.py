@@ -100,7 +100,7 @@ def read_frames(paths: Sequence[Path], resize: Size | None = None, draft: Size |
 def resize_frame(image: Image.Image, resize: Size | None) -> Image.Image:
     """Squeezes an image to (height, width) by Pillow's bilinear filter, which averages when shrinking.
 
-    Frames of videos, large as they come, go through :func:`tillwatch.data.video.squeeze`: the same filter, faster.
+    A video's frames go through :func:`tillwatch.data.video.squeezed_parts`: the same filter, faster.
     """
     if resize is None or (image.height, image.width) == resize:
         return image

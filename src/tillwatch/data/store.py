@@ -287,7 +287,8 @@ def _source(clip: Clip) -> str:
 
 def _reading_json(clip: Clip, reading: Reading) -> str:
     """Everything that decides which pixels are read."""
-    decided = {**asdict(reading), "frame_step": clip.frame_step, **_READERS, "tillwatch": READING}
+    ours = {"tillwatch": READING} if clip.is_video else {}
+    decided = {**asdict(reading), "frame_step": clip.frame_step, **_READERS, **ours}
     return json.dumps(decided, sort_keys=True)
 
 

@@ -22,7 +22,7 @@ _CONTAINERS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".dav", ".ts", "
 _OLDER_CONTAINERS = {".wmv", ".asf", ".flv", ".3gp", ".ogv", ".vob"}
 _BARE_STREAMS = {".h264", ".264", ".h265", ".hevc", ".mjpeg"}
 
-#: Counted up when frames are converted or resized otherwise: the same file then gives other pixels.
+#: Counted up when a video's frames are converted or resized otherwise: the same file then gives other pixels.
 READING = 2
 
 VIDEO_SUFFIXES = frozenset(_CONTAINERS | _OLDER_CONTAINERS | _BARE_STREAMS)
