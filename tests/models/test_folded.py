@@ -15,6 +15,9 @@ KERNELS = [
     # kernel, stride, padding, dilation, groups
     ((1, 7, 7), (1, 2, 2), (0, 3, 3), 1, 1),
     ((1, 3, 3), (1, 1, 1), (0, 1, 1), (1, 2, 2), 2),
+    ((1, 3, 3), (1, 1, 1), (0, 1, 1), 1, 1),
+    ((1, 3, 3), (1, 2, 1), (0, 0, 2), (1, 2, 1), 1),
+    ((1, 2, 5), (2, 3, 2), (0, 1, 2), (1, 3, 2), 1),
     ((1, 1, 1), (2, 2, 2), (0, 0, 0), 1, 1),
     ((3, 1, 1), (1, 1, 1), (1, 0, 0), 1, 1),
     ((3, 1, 1), (2, 1, 1), (1, 0, 0), 1, 4),
@@ -53,6 +56,23 @@ def test_outputs_and_gradients_equal_the_plain_convolutions(
     torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
     for ours, theirs in zip(folded.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("columns_bytes", [1, 30_000, 150_000, 1 << 20])
+def test_gradients_over_space_are_whole_whatever_is_worked_on_at_once(
+    columns_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From one line of one frame to all frames: 7 frames of 9 x 11 outputs, 63 columns, are cut at odd places."""
+    monkeypatch.setattr("tillwatch.models.folded._COLUMNS_BYTES", columns_bytes)
+    torch.manual_seed(0)
+    plain = nn.Conv3d(7, 5, (1, 3, 3), padding=(0, 1, 1)).double()
+    clips = torch.randn(1, 7, 7, 9, 11, dtype=torch.float64).to(memory_format=torch.channels_last_3d)
+    upstream = torch.randn(1, 5, 7, 9, 11, dtype=torch.float64)
+    expected, got = (
+        torch.autograd.grad(conv(clips), list(conv.parameters()), upstream)
+        for conv in (plain, fold(copy.deepcopy(plain)))
+    )
+    torch.testing.assert_close(got, expected)
 
 
 @pytest.mark.parametrize("arch", ["r2plus1d_18", "mc3_18", "r3d_18"])

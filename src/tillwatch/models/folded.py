@@ -24,15 +24,10 @@ class SpatialConv3d(nn.Conv3d):
         # CPU with no more than AVX2, it writes beyond its memory.
         by_slicing = self.stride if self.kernel_size == (1, 1, 1) and not any(_pair(self.padding)) else None
         frames = _every(clips, *(by_slicing or (self.stride[0], 1, 1))).transpose(1, 2)  # (B, T', C, H, W)
-        out = F.conv2d(
-            frames.flatten(0, 1),
-            self.weight.squeeze(2),
-            self.bias,
-            (1, 1) if by_slicing else self.stride[1:],
-            _pair(self.padding),
-            self.dilation[1:],
-            self.groups,
-        )
+        stride = (1, 1) if by_slicing else (self.stride[1], self.stride[2])
+        dilation = self.dilation[1], self.dilation[2]
+        weight = self.weight.squeeze(2)
+        out = _convolve(frames.flatten(0, 1), weight, self.bias, stride, _pair(self.padding), dilation, self.groups)
         return out.reshape(*frames.shape[:2], *out.shape[1:]).transpose(1, 2)
 
 
@@ -44,10 +39,7 @@ class TemporalConv3d(nn.Conv3d):
         pixels = _every(clips, 1, self.stride[1], self.stride[2])
         courses, weight = pixels.flatten(3), self.weight.squeeze(4)
         stride, padding, dilation = (self.stride[0], 1), (int(self.padding[0]), 0), (self.dilation[0], 1)
-        if self.groups == 1 and _is_slow_backwards(courses, weight):
-            out: torch.Tensor = _Courses.apply(courses, weight, self.bias, stride, padding, dilation)
-        else:
-            out = F.conv2d(courses, weight, self.bias, stride, padding, dilation, self.groups)
+        out = _convolve(courses, weight, self.bias, stride, padding, dilation, self.groups)
         return out.reshape(*out.shape[:3], *pixels.shape[3:])
 
 
@@ -125,67 +117,129 @@ class _Every(torch.autograd.Function):
         return whole, None
 
 
-def _is_slow_backwards(courses: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether products of matrices give a temporal convolution's weight gradient sooner than PyTorch does.
+def _convolve(
+    images: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> torch.Tensor:
+    """Convolves ``(N, C, H, W)`` by ``(C', C, k, k')``, with gradients by the fastest way that is known."""
+    if groups == 1 and _is_slow_backwards(images, weight):
+        out: torch.Tensor = _Convolution.apply(images, weight, bias, stride, padding, dilation)
+        return out
+    return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
 
-    In fp32 with channels last they do: on a CPU with AVX2, oneDNN has no fast code for it.
+
+def _is_slow_backwards(images: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether products of matrices give a convolution's weight gradient sooner than PyTorch does.
+
+    In fp32 with channels last they do: on a CPU with AVX2, oneDNN's code for it is half as fast as a product or worse.
     """
     return (
         torch.is_grad_enabled()
         and weight.requires_grad
         and not torch.is_autocast_enabled("cpu")
-        and courses.device.type == "cpu"
-        and courses.dtype in (torch.float32, torch.float64)
-        and courses.is_contiguous(memory_format=torch.channels_last)
+        and images.device.type == "cpu"
+        and images.dtype in (torch.float32, torch.float64)
+        and images.is_contiguous(memory_format=torch.channels_last)
     )
 
 
-class _Courses(torch.autograd.Function):
-    """The convolution of ``(B, C, T, P)`` by ``(C', C, k, 1)``, whose weights' gradient is made of matrix products."""
+class _Convolution(torch.autograd.Function):
+    """The convolution of ``(N, C, H, W)`` by ``(C', C, k, k')``, whose weights' gradient is made of matrix products."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        courses: torch.Tensor,
+        images: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         stride: tuple[int, int],
         padding: tuple[int, int],
         dilation: tuple[int, int],
     ) -> torch.Tensor:
-        ctx.save_for_backward(courses, weight)
+        ctx.save_for_backward(images, weight)
         ctx.how = stride, padding, dilation
-        return F.conv2d(courses, weight, bias, stride, padding, dilation)
+        return F.conv2d(images, weight, bias, stride, padding, dilation)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        courses, weight = ctx.saved_tensors
+        images, weight = ctx.saved_tensors
         stride, padding, dilation = ctx.how
         grad = grads[0].contiguous(memory_format=torch.channels_last)
         wanted = ctx.needs_input_grad[0], False, ctx.needs_input_grad[2]
-        of_courses, _, of_bias = torch.ops.aten.convolution_backward(
-            grad, courses, weight, [len(weight)], stride, padding, dilation, False, (0, 0), 1, wanted
+        of_images, _, of_bias = torch.ops.aten.convolution_backward(
+            grad, images, weight, [len(weight)], stride, padding, dilation, False, (0, 0), 1, wanted
         )
-        of_weight = _of_weight(grad, courses, weight, stride[0], padding[0], dilation[0])
-        return of_courses, of_weight, of_bias, None, None, None
+        # Rows of channels, one after the other in memory.
+        out, rows = grad.permute(0, 2, 3, 1), images.permute(0, 2, 3, 1)
+        if weight.shape[3] == 1:
+            of_weight = _by_taps(out, rows, weight.shape[2], stride[0], padding[0], dilation[0])
+        else:
+            of_weight = _by_columns(out, rows, (weight.shape[2], weight.shape[3]), stride, padding, dilation)
+        return of_images, of_weight, of_bias, None, None, None
 
 
-def _of_weight(
-    grad: torch.Tensor, courses: torch.Tensor, weight: torch.Tensor, stride: int, padding: int, dilation: int
+def _by_taps(
+    grad: torch.Tensor, courses: torch.Tensor, kernel: int, stride: int, padding: int, dilation: int
 ) -> torch.Tensor:
-    """Returns a temporal convolution's gradient by its weights: of each tap the sum of frames' outer products."""
-    out, frames = grad.permute(0, 2, 3, 1), courses.permute(0, 2, 3, 1)  # (B, T', P, C'), (B, T, P, C): rows in memory
-    taps = weight.new_zeros(weight.shape[2], weight.shape[0], weight.shape[1])
-    for tap in range(len(taps)):
+    """Returns the gradient ``(C', C, k, 1)`` of a kernel over time: of each tap the sum of frames' outer products.
+
+    Args:
+        grad: ``(B, T', P, C')``, of what was convolved.
+        courses: ``(B, T, P, C)``, what was convolved.
+    """
+    taps = grad.new_zeros(kernel, grad.shape[3], courses.shape[3])
+    for tap in range(kernel):
         shift = tap * dilation - padding
         first = max(0, -(shift // stride))
-        stop = min(out.shape[1], (frames.shape[1] - 1 - shift) // stride + 1)
+        stop = min(grad.shape[1], (courses.shape[1] - 1 - shift) // stride + 1)
         if first >= stop:  # it meets nothing but padding
             continue
         met = slice(first * stride + shift, (stop - 1) * stride + shift + 1, stride)
-        for after, before in zip(out[:, first:stop], frames[:, met], strict=True):
+        for after, before in zip(grad[:, first:stop], courses[:, met], strict=True):
             taps[tap].addmm_(after.flatten(0, 1).t(), before.flatten(0, 1))
     return taps.permute(1, 2, 0).unsqueeze(3)
+
+
+_COLUMNS_BYTES = 1 << 20
+"""What the inputs that meet the outputs worked on at once may take: they stay in the processor's cache."""
+
+
+def _by_columns(
+    grad: torch.Tensor,
+    frames: torch.Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> torch.Tensor:
+    """Returns the gradient ``(C', C, k, k')`` of a kernel over space: outputs times all that they were made of.
+
+    Args:
+        grad: ``(N, H', W', C')``, of what was convolved.
+        frames: ``(N, H, W, C)``, what was convolved.
+    """
+    number, height, width, out_channels = grad.shape
+    (down, across), (high, wide, channels) = padding, frames.shape[1:]
+    of_weight = grad.new_zeros(out_channels, kernel[0] * kernel[1] * channels)
+    # No fewer outputs than channels, or adding to the gradient costs more than the products.
+    outputs = max(_COLUMNS_BYTES // (of_weight.shape[1] * grad.element_size()), out_channels)
+    images, lines = max(1, min(outputs // (height * width), number)), max(1, min(outputs // width, height))
+    padded = frames.new_zeros(images, high + 2 * down, wide + 2 * across, channels)
+    met = padded.unfold(1, dilation[0] * (kernel[0] - 1) + 1, stride[0])
+    met = met.unfold(2, dilation[1] * (kernel[1] - 1) + 1, stride[1])[..., :: dilation[0], :: dilation[1]]
+    met = met.permute(0, 1, 2, 4, 5, 3)  # (images, H', W', k, k', C)
+    for first in range(0, number, images):
+        after, before = grad[first : first + images], frames[first : first + images]
+        padded[: len(before), down : down + high, across : across + wide] = before
+        for line in range(0, height, lines):
+            outer = after[:, line : line + lines].reshape(-1, out_channels)
+            of_weight.addmm_(outer.t(), met[: len(before), line : line + lines].reshape(len(outer), -1))
+    return of_weight.view(out_channels, *kernel, channels).permute(0, 3, 1, 2)
 
 
 def _pair(padding: str | tuple[int, ...]) -> tuple[int, int]:
