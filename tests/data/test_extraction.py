@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from tillwatch.data.catalog import find_clips
 from tillwatch.data.extraction import ExtractionReport, extract
 from tillwatch.data.frames import list_frames, read_frames
 from tillwatch.data.provenance import Extraction, read_extraction
-from tillwatch.data.video import decode_video, read_video, to_image
+from tillwatch.data.video import READING, decode_video, read_video, to_image
 from tillwatch.errors import ClipError, ConfigError, DataError, RunError
 from tillwatch.files import read_csv, write_csv, write_json
 
@@ -105,11 +106,9 @@ def test_steps_are_understood_when_the_frames_are_used(src: Path, dst: Path) -> 
     assert (theft.num_frames, theft.every, theft.fps, theft.frame_step) == (4, 2, 5.0, 2)
 
 
-def by_hand(video: Path, number: int, edit: Callable[[Image.Image], Image.Image], quality: int) -> bytes:
-    """The JPEG that Pillow writes of a video's frame."""
-    image = to_image(list(decode_video(video))[number])
+def as_jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    edit(image).save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
@@ -117,8 +116,8 @@ def by_hand(video: Path, number: int, edit: Callable[[Image.Image], Image.Image]
 def test_quality(tmp_path: Path, make_video: MakeVideo, dst: Path, quality: int) -> None:
     video = make_video(tmp_path / "videos/theft/a.mp4", num_frames=3)
     extract(tmp_path / "videos", dst, Extraction(step=FrameStep(), quality=quality))
-    expected = by_hand(video, 2, lambda image: image, quality)
-    assert (dst / "theft/a/frame_000002.jpg").read_bytes() == expected
+    expected = Image.fromarray(read_video(video, 3)[2])
+    assert (dst / "theft/a/frame_000002.jpg").read_bytes() == as_jpeg(expected, quality)
 
 
 @pytest.mark.parametrize(
@@ -156,18 +155,21 @@ def test_shrinking_averages(tmp_path: Path, make_video: MakeVideo, dst: Path) ->
     assert np.abs(written - averaged).mean() < 4
 
 
-def test_extracting_a_smaller_picture_changes_no_colour(tmp_path: Path, make_video: MakeVideo, dst: Path) -> None:
+@pytest.mark.parametrize(("short_side", "size"), [(60, (60, 90)), (240, (240, 360)), (600, (240, 360))])
+def test_extracting_changes_no_colour(
+    tmp_path: Path, make_video: MakeVideo, dst: Path, short_side: int, size: tuple[int, int]
+) -> None:
     video = make_video(tmp_path / "videos/theft/a.mp4", num_frames=3, height=240, width=360)
-    extract(tmp_path / "videos", dst, Extraction(step=FrameStep(), short_side=60, quality=95))
-    off = read_frames(list_frames(dst / "theft/a")) - read_video(video, 3, resize=(60, 90)).astype(float)
+    extract(tmp_path / "videos", dst, Extraction(step=FrameStep(), short_side=short_side, quality=95))
+    off = read_frames(list_frames(dst / "theft/a")) - read_video(video, 3, resize=size).astype(float)
     assert np.abs(off.mean((0, 1, 2))).max() < 0.3  # JPEG itself; FFmpeg's fast conversion takes off more than one
 
 
 def test_roi_is_cut_out_before_shrinking(tmp_path: Path, make_video: MakeVideo, dst: Path) -> None:
     video = make_video(tmp_path / "videos/theft/a.mp4", num_frames=3, height=40, width=48)
     extract(tmp_path / "videos", dst, Extraction(step=FrameStep(), roi=Roi.parse("0.5,0.25,0.5,0.5")))
-    expected = by_hand(video, 1, lambda image: image.crop((24, 10, 48, 30)), quality=92)
-    assert (dst / "theft/a/frame_000001.jpg").read_bytes() == expected
+    expected = to_image(list(decode_video(video))[1]).crop((24, 10, 48, 30))
+    assert (dst / "theft/a/frame_000001.jpg").read_bytes() == as_jpeg(expected, quality=92)
 
 
 @pytest.mark.parametrize(
@@ -351,6 +353,20 @@ def test_other_settings_are_refused(src: Path, dst: Path, other: Extraction, mes
     assert tree(dst) == before
 
 
+@pytest.mark.parametrize("said", [{"reading": READING + 1}, {"reading": READING - 1}, {}])
+def test_frames_converted_by_another_version_are_not_mixed_with_ours(
+    src: Path, dst: Path, said: dict[str, int]
+) -> None:
+    extract(src, dst, ALL)
+    settings = json.loads((dst / "extraction.json").read_text())
+    assert settings.pop("reading") == READING
+    (dst / "extraction.json").write_text(json.dumps({**settings, **said}))
+    before = tree(dst)
+    with pytest.raises(RunError, match="another version of tillwatch extracted"):
+        extract(src, dst, ALL)
+    assert tree(dst) == before
+
+
 @pytest.mark.parametrize(
     "extraction",
     [
@@ -476,7 +492,7 @@ def test_settings_written_by_hand_are_held_against_the_request(src: Path, dst: P
     dst.mkdir(parents=True)
     write_json(
         dst / "extraction.json",
-        {"step": {"every": 1, "fps": None}, "short_side": 64, "quality": 92, "roi": None},
+        {"step": {"every": 1, "fps": None}, "short_side": 64, "quality": 92, "roi": None, "reading": READING},
     )
     with pytest.raises(RunError, match="with another short_side"):
         extract(src, dst, ALL)

@@ -18,7 +18,7 @@ from PIL import Image
 from tillwatch.clip_spec import seconds_of
 from tillwatch.data.catalog import CLIPS_CSV, Found, Skip, count_and_names, search_folder
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
-from tillwatch.data.video import can_shrink, decode_video, probe_video, shrunk, to_image, upright_size
+from tillwatch.data.video import can_be_shrunk, decode_video, probe_video, shrunk, to_image, upright_size
 from tillwatch.errors import ClipError, DataError, RunError, TillwatchError, one_line
 from tillwatch.files import read_csv, write_csv, write_json
 
@@ -138,6 +138,11 @@ def _claim(dst: Path, extraction: Extraction) -> bool:
         write_json(dst / EXTRACTION_JSON, asdict(extraction))
         return True
     if before != extraction:
+        if before.reading != extraction.reading:
+            raise RunError(
+                f"{dst} holds frames that another version of tillwatch extracted, whose brightness differs by a level; "
+                "extract into another folder, or remove it."
+            )
         differing = [key for key, value in asdict(before).items() if asdict(extraction)[key] != value]
         raise RunError(
             f"{dst} holds frames extracted with another {' and '.join(differing)}; "
@@ -236,12 +241,11 @@ def _write_frames(job: _Job, every: int, extraction: Extraction) -> None:
 
 
 def _small_image(frame: av.VideoFrame, extraction: Extraction) -> Image.Image:
-    if extraction.roi is None:
-        height, width = upright_size(frame)
-        size = _shrunk_size(width, height, extraction.short_side)
+    if extraction.roi is None and can_be_shrunk(frame):
         # As videos are read without extracting: the same colours either way.
-        if size is not None and can_shrink(frame, size[::-1]):
-            return Image.fromarray(shrunk(frame, size[::-1]))
+        height, width = upright_size(frame)
+        width, height = _shrunk_size(width, height, extraction.short_side) or (width, height)
+        return Image.fromarray(shrunk(frame, (height, width)))
     image = to_image(frame, extraction.roi)
     size = _shrunk_size(*image.size, extraction.short_side)
     # reducing_gap averages whole blocks first: several times faster from 1080p, and as good at 2 or more.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tillwatch.clip_spec import FrameStep, Roi
+from tillwatch.data.video import READING
 from tillwatch.errors import ConfigError, DataError, one_line
 
 EXTRACTION_JSON = "extraction.json"
@@ -21,12 +22,15 @@ class Extraction:
         short_side: longest allowed short side in pixels; larger frames are shrunk to it.
         quality: JPEG quality, 1 to 95.
         roi: what is cut out of each frame; None for all of it.
+        reading: how frames are converted (:data:`tillwatch.data.video.READING`): one folder holds those of one way,
+            lest the class that was extracted later be told by its brightness.
     """
 
     step: FrameStep
     short_side: int = 256
     quality: int = 92
     roi: Roi | None = None
+    reading: int = READING
 
     def __post_init__(self) -> None:
         if self.short_side < 16:
@@ -51,6 +55,7 @@ def read_extraction(root: Path) -> Extraction | None:
             short_side=int(data["short_side"]),
             quality=int(data["quality"]),
             roi=None if data["roi"] is None else Roi(**data["roi"]),
+            reading=int(data.get("reading", 1)),  # nobody wrote down the first
         )
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise DataError(f"{path} is damaged ({one_line(error)}); extract again into another folder.") from None

@@ -23,9 +23,13 @@ _OLDER_CONTAINERS = {".wmv", ".asf", ".flv", ".3gp", ".ogv", ".vob"}
 _BARE_STREAMS = {".h264", ".264", ".h265", ".hevc", ".mjpeg"}
 
 #: Counted up when a video's frames are converted or resized otherwise: the same file then gives other pixels.
-READING = 2
+READING = 3
 
 VIDEO_SUFFIXES = frozenset(_CONTAINERS | _OLDER_CONTAINERS | _BARE_STREAMS)
+
+
+# SWS_BILINEAR and SWS_ACCURATE_RND of FFmpeg's swscale.h; PyAV 17 has no name for the second.
+_BILINEAR, _EXACT = 2, 0x40000
 
 
 class _OfThisThread(threading.local):
@@ -139,8 +143,8 @@ def squeeze(rgb: NDArray[np.uint8], size: Size | None) -> NDArray[np.uint8]:
 def squeezed_parts(frame: av.VideoFrame, rois: Iterable[Roi | None], size: Size | None) -> list[NDArray[np.uint8]]:
     """Converts parts of a decoded frame to RGB as a model reads them: upright, cut out, squeezed.
 
-    A whole picture that becomes smaller is :func:`shrunk` before it is converted, unless it is interlaced: less than
-    half the time from 1080p, and without the grey level that FFmpeg's fast conversion loses (benchmarks/loading.py).
+    A whole picture is :func:`shrunk` before it is converted, unless it is interlaced: less than half the time from
+    1080p, and without the grey level that FFmpeg's fast conversion loses (benchmarks/loading.py).
 
     Args:
         frame: as the decoder gives it.
@@ -153,8 +157,10 @@ def squeezed_parts(frame: av.VideoFrame, rois: Iterable[Roi | None], size: Size 
     rgb: NDArray[np.uint8] | None = None
     parts = []
     for roi in rois:
-        if roi is None and size is not None and can_shrink(frame, size):
-            parts.append(shrunk(frame, size))
+        if roi is None and can_be_shrunk(frame):
+            whole = upright_size(frame)
+            small = whole if size is None or size[0] > whole[0] or size[1] > whole[1] else size
+            parts.append(squeeze(shrunk(frame, small), size))
             continue
         rgb = to_rgb(frame) if rgb is None else rgb
         parts.append(squeeze(cut_out(rgb, roi), size))
@@ -170,11 +176,13 @@ def shrunk(frame: av.VideoFrame, size: Size) -> NDArray[np.uint8]:
 
     Args:
         frame: as the decoder gives it.
-        size: (height, width) that :func:`can_shrink` allows.
+        size: (height, width), neither of them larger than the frame's; the frame's own to convert it and no more.
     """
     height, width = size if _quarters(frame) % 2 == 0 else size[::-1]
+    # Where nothing is scaled, FFmpeg would take its fast conversion, but for this.
+    how = _BILINEAR if (height, width) != (frame.height, frame.width) else _BILINEAR | _EXACT
     # Into planes: to rgb24, FFmpeg would give two neighbours one colour.
-    small = _OF_THIS_THREAD.shrinker.reformat(frame, width, height, "gbrp", interpolation="BILINEAR", threads=1)
+    small = _OF_THIS_THREAD.shrinker.reformat(frame, width, height, "gbrp", interpolation=how, threads=1)
     return np.ascontiguousarray(np.rot90(small.to_ndarray(), _quarters(frame)))
 
 
@@ -184,13 +192,12 @@ def upright_size(frame: av.VideoFrame) -> Size:
     return size if _quarters(frame) % 2 == 0 else size[::-1]
 
 
-def can_shrink(frame: av.VideoFrame, size: Size) -> bool:
-    """Whether a frame is to be :func:`shrunk` to a size: if that is smaller, and the frame is not interlaced.
+def can_be_shrunk(frame: av.VideoFrame) -> bool:
+    """Whether a frame may be :func:`shrunk`: if it is not interlaced.
 
     Of interlaced frames FFmpeg would scale the two fields apart, and weave them into a small picture that combs.
     """
-    whole = upright_size(frame)
-    return not frame.interlaced_frame and size != whole and size[0] <= whole[0] and size[1] <= whole[1]
+    return not frame.interlaced_frame
 
 
 def _quarters(frame: av.VideoFrame) -> int:
