@@ -447,7 +447,8 @@ def test_a_signal_while_they_are_started_ends_them_all(
                 os.kill(os.getpid(), signal.SIGTERM)
             assert self.process.poll() is None  # it is handed on once all are there
 
-    monkeypatch.setattr("tillwatch.training.launch._GRACE_S", 0.2)
+    monkeypatch.setattr("tillwatch.training.launch._GRACE_S", 1000.0)  # of who fails unasked
+    monkeypatch.setattr("tillwatch.training.launch._ASKED_GRACE_S", 0.2)
     monkeypatch.setattr("tillwatch.training.launch._Member", Slow)
     assert start(2, "import time; time.sleep(1000)") == 128 + signal.SIGTERM
     assert [process.poll() is not None for process in begun] == [True, True]

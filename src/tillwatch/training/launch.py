@@ -29,6 +29,7 @@ from tillwatch.signals import heard_signals
 LAUNCHER = "TILLWATCH_LAUNCHER"
 
 _GRACE_S = 15.0  # that the others have to end by themselves when one has failed, before they are told to
+_ASKED_GRACE_S = 2.0  # the same where all were asked to end: who saves is the first, and ends last
 _LAST_S = 8.0  # and then, before they are killed
 _TAIL_LINES = 100
 
@@ -108,7 +109,7 @@ def launch(devices: int, nodes: int, run: Path, command: Sequence[str] | None = 
             own = {**environment, **{name: str(number) for name, number in numbers.items()}}
             members.append(_Member(rank, command or [sys.executable, *sys.orig_argv[1:]], own))
         hand_on.to(members[0])
-        failed = _wait(members)
+        failed = _wait(members, hand_on)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -214,6 +215,15 @@ class _HandOn:
     def __init__(self) -> None:
         self._first: _Member | None = None
         self._came: list[int] = []
+        self._asked = False
+
+    @property
+    def grace_s(self) -> float:
+        """How long the others may take to end, in seconds, once one has.
+
+        A process that is asked before it has begun to train ends alone, and the others would wait for it.
+        """
+        return _ASKED_GRACE_S if self._asked else _GRACE_S
 
     def to(self, first: _Member) -> None:
         """Says who is the first, and hands it what came before."""
@@ -222,13 +232,14 @@ class _HandOn:
             first.signal(number)
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
+        self._asked = True
         if self._first is None:
             self._came.append(number)
         else:
             self._first.signal(number)
 
 
-def _wait(members: Sequence[_Member]) -> _Member | None:
+def _wait(members: Sequence[_Member], hand_on: _HandOn) -> _Member | None:
     """Waits until all have ended; once one has failed, ends the others. Returns the first that failed."""
     failed: _Member | None = None
     failed_at, told = 0.0, False
@@ -237,11 +248,11 @@ def _wait(members: Sequence[_Member]) -> _Member | None:
             failed = next((member for member in members if member.process.poll()), None)
             failed_at = time.monotonic()
         waited = 0.0 if failed is None else time.monotonic() - failed_at
-        if waited > _GRACE_S and not told:
+        if waited > hand_on.grace_s and not told:
             told = True
             for member in running:
                 member.signal(signal.SIGTERM)
-        if waited > _GRACE_S + _LAST_S:
+        if waited > hand_on.grace_s + _LAST_S:
             for member in running:
                 member.end()
         time.sleep(0.1)
