@@ -861,7 +861,7 @@ def test_cache_lists_verifies_and_prunes(frame_root: Path, out: Path, tmp_path: 
     assert verified.out.strip() == f"{cache}: {held} clips read, 1 of them damaged and removed"
     assert f"{damaged} removed" in verified.err
     next(cache.glob("??/*.clip")).write_bytes(b"no head")
-    assert "damaged entries: unknown, 1 clips, 0.000 GB" in run_cli("cache", "list", "--cache-folder", cache).out
+    assert "damaged entries: unknown, 1 clip, 0.000 GB" in run_cli("cache", "list", "--cache-folder", cache).out
     pruned = run_cli("cache", "prune", "--max-size", "90kB", "--cache-folder", cache)
     left = sum(path.stat().st_size for path in cache.glob("??/*.clip"))
     assert 0 < left <= 90_000

@@ -740,6 +740,7 @@ def evidence(
     """
     from tillwatch.detection.blurring import CAVEATS
     from tillwatch.detection.evidence import collect
+    from tillwatch.evaluation.numbers import counted
     from tillwatch.training.runlog import RunLog
 
     with RunLog().progress("cutting clips") as on_incident:
@@ -748,9 +749,9 @@ def evidence(
         _warn(f"{note}.")
     for what, reason in collected.left_out:
         _warn(f"no {what}: {reason}")
-    videos = f"{collected.annotated} annotated videos, " if annotate else ""
+    videos = f"{counted(collected.annotated, 'annotated video')}, " if annotate else ""
     print(
-        f"{collected.clips} clips, {collected.filmstrips} filmstrips, {videos}"
+        f"{counted(collected.clips, 'clip')}, {counted(collected.filmstrips, 'filmstrip')}, {videos}"
         f"the scan's tables and manifest.json are in {out}"
     )
     if blur != "none":
@@ -796,6 +797,7 @@ def prune_evidence(
         dry_run: list what would be deleted, and delete nothing.
     """
     from tillwatch.detection.retention import prune
+    from tillwatch.evaluation.numbers import counted
 
     pruned = prune(folders, retention_days, now=datetime.now(UTC), dry_run=dry_run)
     for path in pruned.deleted:
@@ -803,7 +805,8 @@ def prune_evidence(
     for path, reason in pruned.staying:
         _warn(f"{path} stays: {reason}.")
     would = "would be deleted" if dry_run else "deleted"
-    print(f"{len(pruned.deleted)} files of {pruned.old} folders {would}; {pruned.kept} folders are kept")
+    old = f"{counted(len(pruned.deleted), 'file')} of {counted(pruned.old, 'folder')}"
+    print(f"{old} {would}; {counted(pruned.kept, 'folder')} kept")
     if pruned.staying:
         sys.exit(3)
 
@@ -869,11 +872,13 @@ def cache_list(*, cache_folder: CacheFolder = None) -> None:
 @cache.command(name="verify")
 def cache_verify(*, cache_folder: CacheFolder = None) -> None:
     """Read every kept clip whole, and remove the damaged ones: they are decoded anew when they are wanted."""
+    from tillwatch.evaluation.numbers import counted
+
     store = _open_store(cache_folder)
     count, damaged = store.verify()
     for entry in damaged:
         _warn(f"{entry.path} removed: {entry.damage} (of {entry.source or 'an unknown clip'})")
-    print(f"{store.folder}: {count} clips read, {len(damaged)} of them damaged and removed")
+    print(f"{store.folder}: {counted(count, 'clip')} read, {len(damaged)} of them damaged and removed")
 
 
 @cache.command(name="prune")
@@ -1000,7 +1005,7 @@ def _run_scan(
         listener = Listener(
             progress=lambda done, total: on_progress(int(done), int(total)),
             ended=lambda file, seconds, windows, notes: log.say(
-                f"{file}: {seconds:.1f} s, {windows} windows" + "".join(f"; {note}" for note in notes)
+                f"{file}: {seconds:.1f} s, {counted(windows, 'window')}" + "".join(f"; {note}" for note in notes)
             ),
             left_out=lambda file, reason: _warn(f"{file} left out: {reason}."),
         )
@@ -1131,7 +1136,9 @@ def _open_store(folder: Path | None) -> ClipStore:
 
 
 def _clips_and_size(entries: Sequence[Entry]) -> str:
-    return f"{len(entries)} clips, {sum(entry.bytes for entry in entries) / 1e9:.3f} GB"
+    from tillwatch.evaluation.numbers import counted
+
+    return f"{counted(len(entries), 'clip')}, {sum(entry.bytes for entry in entries) / 1e9:.3f} GB"
 
 
 def _bytes(name: str, text: str) -> int:

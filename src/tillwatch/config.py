@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
 from cyclopts import Parameter, Token
@@ -58,7 +59,6 @@ _AT_LEAST = {
     "seed": 0,
     "workers": 0,
 }
-_OR_AUTO = ("batch_size", "accumulate")
 _AT_MOST = {"num_frames": 4096, "resize": 4096, "batch_size": 65536, "seed": 2**63 - 1}
 
 NO_SYNC_ON_CPU = (
@@ -213,10 +213,17 @@ class TrainConfig:
 
     def _no_numbers(self) -> Iterator[str]:
         """Flags and files are read as what they must be; a call from Python may bring anything."""
-        for name in _AT_LEAST:
-            value = getattr(self, name)
-            if value is not None and type(value) is not int and not (name in _OR_AUTO and value == "auto"):
-                yield f"{flag(name)} is {value!r}; it must be a whole number."
+        for name, hint in get_type_hints(type(self)).items():
+            value, kinds = getattr(self, name), get_args(hint) or (hint,)
+            if float in kinds:
+                is_one, what = isinstance(value, int | float), "number"
+            elif int in kinds:
+                is_one, what = isinstance(value, int), "whole number"
+            else:
+                continue
+            otherwise = (value is None and NoneType in kinds) or (value == "auto" and Literal["auto"] in kinds)
+            if isinstance(value, bool) or not (is_one or otherwise):
+                yield f"{flag(name)} is {value!r}; it must be a {what}."
 
     def _problems(self) -> Any:
         for name, least in _AT_LEAST.items():

@@ -56,12 +56,12 @@ def test_old_evidence_is_deleted_and_listed_and_new_is_kept(evidence: Path, tmp_
     originals = {name: (tmp_path / name).read_bytes() for name in ("a.mp4", "b.h264")}
     code, out, err = run("prune-evidence", evidence, "--retention-days", 30, "--dry-run")
     assert (code, err) == (0, "")
-    assert f"{len(old)} files of 1 folders would be deleted; 1 folders are kept" in out
+    assert f"{len(old)} files of 1 folder would be deleted; 1 folder kept" in out
     assert contents(evidence / "old") == old
     code, out, err = run("prune-evidence", evidence, "--retention-days", 30)
     assert (code, err) == (0, "")
     assert sorted(out.splitlines()[:-1]) == sorted(str(evidence / "old" / name) for name in old)
-    assert out.splitlines()[-1] == f"{len(old)} files of 1 folders deleted; 1 folders are kept"
+    assert out.splitlines()[-1] == f"{len(old)} files of 1 folder deleted; 1 folder kept"
     assert not (evidence / "old").exists()
     assert contents(evidence / "new") == new
     assert originals == {name: (tmp_path / name).read_bytes() for name in originals}
@@ -80,7 +80,7 @@ def test_what_is_not_finished_is_named_and_stays(
     (evidence / "run" / "unfinished").write_text("{}")  # of a training
     before = contents(evidence / "broken")
     assert "0001_a_00-00-02.mp4" in before
-    for folder, folders in ((evidence, "1 folders"), (evidence / "broken", "0 folders")):
+    for folder, folders in ((evidence, "1 folder"), (evidence / "broken", "0 folders")):
         code, out, err = run("prune-evidence", folder, "--retention-days", 30)
         assert code == 3
         assert f"of {folders} deleted" in out
@@ -91,7 +91,7 @@ def test_what_is_not_finished_is_named_and_stays(
 
 def test_evidence_of_exactly_so_many_days_goes(evidence: Path, run: RunPrune) -> None:
     assert "0 files of 0 folders deleted; 2 folders" in run("prune-evidence", evidence, "--retention-days", 41)[1]
-    assert "of 1 folders deleted" in run("prune-evidence", evidence, "--retention-days", 40)[1]
+    assert "of 1 folder deleted" in run("prune-evidence", evidence, "--retention-days", 40)[1]
 
 
 def test_what_the_manifest_does_not_name_is_left_alone(evidence: Path, run: RunPrune) -> None:

@@ -225,6 +225,16 @@ def test_activations_computed_again_give_the_same_weights(
         ({"accumulate": 2.0}, "--accumulate is 2.0; it must be a whole number"),
         ({"batch_size": "4", "crop": "a"}, "--crop is 'a'; it must be a whole number. --batch-size is '4'; it must"),
         ({"num_frames": "auto"}, "--num-frames is 'auto'; it must be a whole number"),
+        (
+            {"epochs": None, "seed": True},
+            "--epochs is None; it must be a whole number. --seed is True; it must be a whole",
+        ),
+        ({"batch_size": None}, "--batch-size is None; it must be a whole number"),
+        (
+            {"lr": "x", "prevalence": [0.5]},
+            r"--lr is 'x'; it must be a number. --prevalence is \[0.5\]; it must be a number",
+        ),
+        ({"dropout": None}, "--dropout is None; it must be a number"),
         ({"accumulate": 0}, "--accumulate is 0; it must be at least 1"),
     ],
 )
