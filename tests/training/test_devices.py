@@ -455,6 +455,33 @@ def test_a_signal_while_they_are_started_ends_them_all(
     assert "process 0 of 2 was ended by SIGTERM" in capfd.readouterr().err
 
 
+def test_the_first_is_not_hurried_while_it_saves(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Asked to stop, both leave at one step; the second has nothing to save, and is gone long before the first."""
+    monkeypatch.setattr("tillwatch.training.launch._ASKED_GRACE_S", 0.1)
+    monkeypatch.setattr("tillwatch.training.launch._LAST_S", 0.1)
+    script = f"""
+import os, pathlib, signal, sys, time
+rank, gone = int(os.environ["RANK"]), pathlib.Path({str(tmp_path)!r}) / "gone"
+def save(*args):
+    signal.signal(signal.SIGTERM, lambda *args: sys.exit("hurried"))
+    gone.touch()
+    time.sleep(1.5)
+    print("saved")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+if rank == 0:
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(1000)
+while not gone.exists():
+    time.sleep(0.01)
+sys.exit(143)
+"""
+    assert start(2, script) == 143
+    assert capfd.readouterr().out == "saved\n"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

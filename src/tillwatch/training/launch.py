@@ -29,7 +29,7 @@ from tillwatch.signals import heard_signals
 LAUNCHER = "TILLWATCH_LAUNCHER"
 
 _GRACE_S = 15.0  # that the others have to end by themselves when one has failed, before they are told to
-_ASKED_GRACE_S = 2.0  # the same where all were asked to end: who saves is the first, and ends last
+_ASKED_GRACE_S = 2.0  # the same where the first was asked to end, and has
 _LAST_S = 8.0  # and then, before they are killed
 _TAIL_LINES = 100
 
@@ -221,9 +221,11 @@ class _HandOn:
     def grace_s(self) -> float:
         """How long the others may take to end, in seconds, once one has.
 
-        A process that is asked before it has begun to train ends alone, and the others would wait for it.
+        Asked before it has begun to train, the first ends alone, and the others would wait for it. As long as it has
+        not ended, it may be saving, and is not to be hurried.
         """
-        return _ASKED_GRACE_S if self._asked else _GRACE_S
+        ended = self._first is not None and self._first.process.poll() is not None
+        return _ASKED_GRACE_S if self._asked and ended else _GRACE_S
 
     def to(self, first: _Member) -> None:
         """Says who is the first, and hands it what came before."""
