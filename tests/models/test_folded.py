@@ -18,6 +18,7 @@ KERNELS = [
     ((1, 3, 3), (1, 1, 1), (0, 1, 1), 1, 1),
     ((1, 3, 3), (1, 2, 1), (0, 0, 2), (1, 2, 1), 1),
     ((1, 2, 5), (2, 3, 2), (0, 1, 2), (1, 3, 2), 1),
+    ((1, 3, 1), (1, 1, 2), (0, 1, 1), 1, 1),
     ((1, 1, 1), (2, 2, 2), (0, 0, 0), 1, 1),
     ((3, 1, 1), (1, 1, 1), (1, 0, 0), 1, 1),
     ((3, 1, 1), (2, 1, 1), (1, 0, 0), 1, 4),
@@ -73,6 +74,18 @@ def test_gradients_over_space_are_whole_whatever_is_worked_on_at_once(
         for conv in (plain, fold(copy.deepcopy(plain)))
     )
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 1, 1)])
+def test_a_compiler_is_given_no_loops_over_frames(
+    kernel: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_by_columns", "_by_taps"):
+        monkeypatch.setattr(f"tillwatch.models.folded.{name}", lambda *_: pytest.fail("it would be unrolled"))
+    conv = fold(nn.Conv3d(4, 8, kernel))
+    clips = torch.randn(2, 4, 5, 6, 6).to(memory_format=torch.channels_last_3d)
+    torch.compile(conv, fullgraph=True, backend="aot_eager")(clips).sum().backward()
+    assert next(conv.parameters()).grad is not None
 
 
 @pytest.mark.parametrize("arch", ["r2plus1d_18", "mc3_18", "r3d_18"])

@@ -220,6 +220,13 @@ def test_a_signal_to_one_stops_both_at_one_step_and_other_devices_may_go_on(
     )
 
 
+def test_none_leaves_before_the_first_has_saved(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
+    """Whoever leaves earlier leaves word of it, and is a process that failed, to torchrun too: they end the first."""
+    run, results, act = tmp_path / "run", tmp_path / "results", together.terminate_on_a_slow_disk
+    assert run_together(2, together.train, tiny_run[0], run, SETTINGS, results, ("step", 2), 0, act) == [3, 3]
+    assert [path.name for path in find_checkpoints(run / "checkpoints")] == ["epoch-0001-step-000002.ckpt"]
+
+
 def test_what_is_not_finite_in_one_ends_both_in_its_words(tiny_run: tuple[Path, Path], tmp_path: Path) -> None:
     run, results = tmp_path / "run", tmp_path / "results"
     act = together.find_infinite

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -30,7 +31,7 @@ from tillwatch.training.launch import free_port
 from tillwatch.training.pausing import Pausing
 from tillwatch.training.probe import FeatureBatch, FeatureDataset
 from tillwatch.training.runlog import RunLog
-from tillwatch.training.state import Progress
+from tillwatch.training.state import Checkpoints, Progress, TrainingState
 
 
 def start_together(world: int, action: Callable[..., None], *arguments: Any, nodes: int = 1) -> list[BaseProcess]:
@@ -106,6 +107,18 @@ def train(
 
 def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def terminate_on_a_slow_disk() -> None:
+    peers._TO_NOTICE_S = 0.1
+    save = Checkpoints.save
+
+    def slowly(self: Checkpoints, state: TrainingState) -> None:
+        time.sleep(4)
+        save(self, state)
+
+    Checkpoints.save = slowly  # type: ignore[method-assign]
+    terminate()
 
 
 def find_infinite() -> None:

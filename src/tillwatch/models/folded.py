@@ -141,6 +141,7 @@ def _is_slow_backwards(images: torch.Tensor, weight: torch.Tensor) -> bool:
     return (
         torch.is_grad_enabled()
         and weight.requires_grad
+        and not torch.compiler.is_compiling()  # it would unroll the loops over frames
         and not torch.is_autocast_enabled("cpu")
         and images.device.type == "cpu"
         and images.dtype in (torch.float32, torch.float64)
@@ -176,7 +177,7 @@ class _Convolution(torch.autograd.Function):
         )
         # Rows of channels, one after the other in memory.
         out, rows = grad.permute(0, 2, 3, 1), images.permute(0, 2, 3, 1)
-        if weight.shape[3] == 1:
+        if weight.shape[3] == 1 and (stride[1], padding[1]) == (1, 0):
             of_weight = _by_taps(out, rows, weight.shape[2], stride[0], padding[0], dilation[0])
         else:
             of_weight = _by_columns(out, rows, (weight.shape[2], weight.shape[3]), stride, padding, dilation)

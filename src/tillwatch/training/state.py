@@ -323,6 +323,8 @@ class Checkpoints:
         asked = self.asked(self.interrupts.asked)
         if asked is not None:
             self.save(state)
+            # None leaves before all are here: where one ends, the others are ended, and the first would be in its save.
+            self.asked(asked)
             raise self.interrupts.stop(asked, f"at {state.progress.place}; {self._stays()}")
         if time.monotonic() - self._saved_at >= 60 * self.minutes:
             self.save(state)
