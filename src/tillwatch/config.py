@@ -212,18 +212,18 @@ class TrainConfig:
         return -(-self.step_clips // (self.devices * self.num_nodes * self.parts))
 
     def _no_numbers(self) -> Iterator[str]:
-        """Flags and files are read as what they must be; a call from Python may bring anything."""
+        """Flags and files are read as what they must be; a call from Python may bring what YAML could not keep."""
         for name, hint in get_type_hints(type(self)).items():
             value, kinds = getattr(self, name), get_args(hint) or (hint,)
             if float in kinds:
-                is_one, what = isinstance(value, int | float), "number"
+                is_one, what = type(value) in (int, float), "an int or a float"
             elif int in kinds:
-                is_one, what = isinstance(value, int), "whole number"
+                is_one, what = type(value) is int, "a whole number"
             else:
                 continue
             otherwise = (value is None and NoneType in kinds) or (value == "auto" and Literal["auto"] in kinds)
-            if isinstance(value, bool) or not (is_one or otherwise):
-                yield f"{flag(name)} is {value!r}; it must be a {what}."
+            if not (is_one or otherwise):
+                yield f"{flag(name)} is {value!r}; it must be {what}."
 
     def _problems(self) -> Any:
         for name, least in _AT_LEAST.items():

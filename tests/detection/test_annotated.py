@@ -308,7 +308,7 @@ def test_the_manifest_and_verify_cover_the_copies(
     flags: tuple[str, ...], tmp_path: Path, make_footage: MakeFootage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = collect(make_footage(tmp_path / "a.mp4", range(75)), *flags)
-    assert "1 annotated videos" in capsys.readouterr().out
+    assert "1 annotated video," in capsys.readouterr().out
     (entry,) = manifest["incidents"]
     assert entry["annotated"] in manifest["files"]
     assert run("verify", tmp_path / "evidence") == 0

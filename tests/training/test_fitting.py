@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -230,11 +231,9 @@ def test_activations_computed_again_give_the_same_weights(
             "--epochs is None; it must be a whole number. --seed is True; it must be a whole",
         ),
         ({"batch_size": None}, "--batch-size is None; it must be a whole number"),
-        (
-            {"lr": "x", "prevalence": [0.5]},
-            r"--lr is 'x'; it must be a number. --prevalence is \[0.5\]; it must be a number",
-        ),
-        ({"dropout": None}, "--dropout is None; it must be a number"),
+        ({"lr": "x", "prevalence": "y"}, "--lr is 'x'; it must be an int or a float. --prevalence is 'y'; it must be"),
+        ({"dropout": None}, "--dropout is None; it must be an int or a float"),
+        ({"lr": np.float64(0.1)}, r"--lr is np.float64\(0.1\); it must be an int or a float"),
         ({"accumulate": 0}, "--accumulate is 0; it must be at least 1"),
     ],
 )

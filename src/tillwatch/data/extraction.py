@@ -140,7 +140,7 @@ def _claim(dst: Path, extraction: Extraction) -> bool:
     if before != extraction:
         if before.reading != extraction.reading:
             raise RunError(
-                f"{dst} holds frames that another version of tillwatch extracted, whose brightness differs by a level; "
+                f"{dst} holds frames that another version of tillwatch extracted, and their brightness may differ; "
                 "extract into another folder, or remove it."
             )
         differing = [key for key, value in asdict(before).items() if asdict(extraction)[key] != value]
