@@ -28,6 +28,15 @@ KERNELS = [
 ]
 
 
+@pytest.fixture(params=[True, False], ids=["columns", "no columns"])
+def columns(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Gradients over space by products of matrices, as on a CPU with AVX2, or as on others: on whatever CPU this is."""
+    used: bool = request.param
+    monkeypatch.setattr("tillwatch.models.folded._has_slow_gradients_over_space", lambda: used)
+    return used
+
+
+@pytest.mark.usefixtures("columns")
 @pytest.mark.parametrize("depth", [2, 5, 8])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "groups"), KERNELS)
@@ -61,7 +70,7 @@ def test_outputs_and_gradients_equal_the_plain_convolutions(
 
 @pytest.mark.parametrize("columns_bytes", [1, 30_000, 150_000, 1 << 20])
 def test_gradients_over_space_are_whole_whatever_is_worked_on_at_once(
-    columns_bytes: int, monkeypatch: pytest.MonkeyPatch
+    columns_bytes: int, columns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From one line of one frame to all frames: 7 frames of 9 x 11 outputs, 63 columns, are cut at odd places."""
     monkeypatch.setattr("tillwatch.models.folded._COLUMNS_BYTES", columns_bytes)

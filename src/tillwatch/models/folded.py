@@ -134,7 +134,7 @@ def _convolve(
 
 
 def _is_slow_backwards(images: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether products of matrices give a convolution's weight gradient sooner than PyTorch does.
+    """Whether products of matrices may give a convolution's weight gradient sooner than PyTorch does.
 
     In fp32 with channels last they do: on a CPU with AVX2, oneDNN's code for it is half as fast as a product or worse.
     """
@@ -147,6 +147,11 @@ def _is_slow_backwards(images: torch.Tensor, weight: torch.Tensor) -> bool:
         and images.dtype in (torch.float32, torch.float64)
         and images.is_contiguous(memory_format=torch.channels_last)
     )
+
+
+def _has_slow_gradients_over_space() -> bool:
+    """Whether that is so of kernels over space too: measured with AVX2, unknown of other CPUs."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 class _Convolution(torch.autograd.Function):
@@ -171,15 +176,17 @@ class _Convolution(torch.autograd.Function):
         images, weight = ctx.saved_tensors
         stride, padding, dilation = ctx.how
         grad = grads[0].contiguous(memory_format=torch.channels_last)
-        wanted = ctx.needs_input_grad[0], False, ctx.needs_input_grad[2]
-        of_images, _, of_bias = torch.ops.aten.convolution_backward(
+        in_one_column = weight.shape[3] == 1 and (stride[1], padding[1]) == (1, 0)
+        in_columns = not in_one_column and _has_slow_gradients_over_space()
+        wanted = ctx.needs_input_grad[0], not (in_one_column or in_columns), ctx.needs_input_grad[2]
+        of_images, of_weight, of_bias = torch.ops.aten.convolution_backward(
             grad, images, weight, [len(weight)], stride, padding, dilation, False, (0, 0), 1, wanted
         )
         # Rows of channels, one after the other in memory.
         out, rows = grad.permute(0, 2, 3, 1), images.permute(0, 2, 3, 1)
-        if weight.shape[3] == 1 and (stride[1], padding[1]) == (1, 0):
+        if in_one_column:
             of_weight = _by_taps(out, rows, weight.shape[2], stride[0], padding[0], dilation[0])
-        else:
+        elif in_columns:
             of_weight = _by_columns(out, rows, (weight.shape[2], weight.shape[3]), stride, padding, dilation)
         return of_images, of_weight, of_bias, None, None, None
 
