@@ -76,6 +76,10 @@ def frames_of(videos: Path | None, results: Path, quick: bool) -> Path:
 def parts(frames: Path, videos: Path | None, results: Path, quick: bool, crossval: Path | None = None) -> list[Part]:
     """Returns the measurements: what is timed first, while the machine is as it was found, and the long one last."""
     quality_csv = results / "seeds.csv"
+
+    def folds() -> Path | None:
+        return engines.cross_validated(frames, results, quick) if crossval is None and videos is not None else crossval
+
     return [
         ("training speed", lambda: training_speed.rows(frames, quick)),
         ("loading", lambda: loading.rows(quick, videos)),
@@ -83,7 +87,7 @@ def parts(frames: Path, videos: Path | None, results: Path, quick: bool, crossva
         ("probe", lambda: probe_speed.rows(frames, quick)),
         ("memory", lambda: memory.rows(frames, quick)),
         ("store", lambda: store_faults.rows(quick)),
-        ("engines", lambda: engines.rows(crossval, quick, scan.int8_export(videos, results, quick))),
+        ("engines", lambda: engines.rows(folds(), quick, scan.int8_export(videos, results, quick))),
         ("gpu", gpu.rows),
         ("gpu resume", gpu_resume.rows),
         ("scan", lambda: scan.rows(videos, results, quick)),
@@ -97,7 +101,8 @@ def main() -> None:
     """Measures everything and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path)
-    parser.add_argument("--crossval", type=Path, help="folds of a network, for what int8 costs on clips held out")
+    crossval = "folds of a network, for what int8 costs on clips held out, instead of those of a small one trained here"
+    parser.add_argument("--crossval", type=Path, help=crossval)
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", help="some of the parts, by name")

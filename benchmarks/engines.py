@@ -5,7 +5,8 @@
 Speed: r2plus1d_18 on 32 x 112 x 112, plain torch in fp32 (default layout, a window at a time) and int8 in batches of
 eight as scan makes them, turn by turn, each in a process of its own with two threads; the ratio of medians. make bench
 times the export that its scans take. Quality: CV is what ``tillwatch crossval`` wrote of a network; each fold is
-exported to int8, calibrated on its own training clips, and scores its test clips beside torch.
+exported to int8, calibrated on its own training clips, and scores its test clips beside torch. make bench trains a
+small one of its own where none is given (``FOLDS``: the command of docs/results.md).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from table import Row, print_table
 from torchvision.models.video import r2plus1d_18
 
 from tillwatch.clip_spec import ClipSpec, Preprocessing
+from tillwatch.config import RECIPES, TrainConfig
 from tillwatch.evaluation.evaluate import Scores, clips_of_run, score_clips
 from tillwatch.evaluation.exporting import export_run
 from tillwatch.evaluation.metrics import compute_metrics
@@ -35,9 +38,14 @@ from tillwatch.models.backbones import build_model
 from tillwatch.models.engines import Held, read_export
 from tillwatch.models.export import INT8_AUROC_LOSS, INT8_MEAN_DIFFERENCE, export_network
 from tillwatch.models.saved import Classifier, load_model, read_record
+from tillwatch.training.cross_validation import Folds, cross_validate
 
 TIMES_AS_FAST, LEAST_CLIPS = 9.0, 200
 _LINE, _THREADS, _BATCH = "engines", 2, 8
+
+#: A network that trains in minutes, on all clips and on the few of a quick look.
+FOLDS: dict[str, Any] = {"num_frames": 8, "resize": 72, "crop": 64, "batch_size": 8, "lr": 5e-4, "epochs": 10}
+QUICK_FOLDS: dict[str, Any] = {"num_frames": 4, "resize": 36, "crop": 32, "batch_size": 8, "lr": 5e-4, "epochs": 1}
 
 
 def _plain(size: tuple[int, int]) -> Callable[[], int]:
@@ -111,6 +119,16 @@ def seconds_a_window(size: tuple[int, int], rounds: int, exported: Path | None =
         pipe.send("stop")
         process.join()
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+def cross_validated(frames: Path, results: Path, quick: bool) -> Path:
+    """Returns a small network's cross-validation on frame folders; what an earlier one left whole is not done again."""
+    out, settings, parts = results / "folds", QUICK_FOLDS if quick else FOLDS, 2 if quick else 5
+    config = TrainConfig(
+        weights="none", baselines=False, cache_folder=results / "folds_cache", **{**RECIPES["fast"], **settings}
+    )
+    cross_validate(frames, out, config, Folds(folds=parts))
+    return out
 
 
 def out_of_fold(crossval: Path, most_folds: int | None) -> tuple[Classifier, list[Scores], list[Scores]]:

@@ -7,8 +7,8 @@ FRAMES are frame folders of the CCTV clips, as ``tillwatch extract`` wrote them;
 alone. *Plain* is PyTorch's own three-dimensional convolutions in fp32 and default memory layout; *fast* is what
 ``--precision auto`` takes on this machine. Both get the same clips, split, order, augmentation and first weights. Each
 row is written when it is measured; a broken-off run goes on where it was, on the same machine: what was measured
-elsewhere, or with another PyTorch, stays in the file and is not mixed with it. Where ``auto`` takes fp32, as on a CPU
-without bf16, the rows show what folding and layout cost and are not held to the bars.
+elsewhere, with another PyTorch or of other code, stays in the file and is not mixed with it. Where ``auto`` takes fp32,
+as on a CPU without bf16, the rows show what folding and layout cost and are not held to the bars.
 """
 
 from __future__ import annotations

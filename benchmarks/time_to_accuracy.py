@@ -3,7 +3,7 @@
     python benchmarks/time_to_accuracy.py --seeds 0 1 2
 
 Each training's time is written to results/until.csv when it is known; a broken-off run goes on where it was, on the
-same machine: what was measured elsewhere, or with another PyTorch, stays in the file and is not compared with.
+same machine: what was measured elsewhere, with another PyTorch or of other code, stays in the file, uncompared.
 
 On the noisy till scene at 16 x 80 x 80, both with the same learning rate and precision; only what the recipe is
 differs. Only epochs at full size count as reaching it, and all that went before them counts as time, validation

@@ -19,6 +19,9 @@ from tillwatch.errors import ConfigError, DataError, ModelError
 Size = tuple[int, int]  # height, width in pixels
 Triple = tuple[float, float, float]  # red, green, blue
 
+#: A threshold that not even a score of 1 reaches.
+UNREACHED = math.nextafter(1.0, 2.0)
+
 _LARGEST_SIDE = 16384  # pixels, _MOST_FRAMES, _FAR_OFF: beyond these a model.json is damaged
 _MOST_FRAMES = 65536
 _FAR_OFF = 1e6
@@ -194,8 +197,8 @@ class Reading:
 def draft_for(resize: Size) -> Size:
     """Returns the least size that a JPEG is decoded at when it is bound for ``resize``: twice as much each way.
 
-    Decoded at just over its size, a frame comes out up to 60 grey levels off; at twice its size, 6 at most, and a
-    1080p frame bound for 128 pixels still takes a fifth of the time (docs/performance.md).
+    Decoded at just over its size, a frame passes through a coarser filter; at twice its size it is a few grey levels
+    off at most, and a 1080p frame bound for 128 pixels still takes far less than decoded whole (docs/performance.md).
     """
     return 2 * resize[0], 2 * resize[1]
 

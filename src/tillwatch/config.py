@@ -102,7 +102,7 @@ class TrainConfig:
         lr: Adam's learning rate.
         dropout: before the last layer.
         lr_patience: epochs without improvement before the learning rate falls to a tenth.
-        patience: epochs without improvement before training stops; never unless given.
+        patience: epochs at full size without improvement before training stops; never unless given.
         plateau_on: the loss that the learning rate follows.
         keep: the epoch whose weights are kept.
         seed: of everything random.

@@ -15,13 +15,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import v2
 
-from tillwatch.clip_spec import FrameStep, Roi, frame_indices
+from tillwatch.clip_spec import FrameStep, Roi, Triple, frame_indices
 from tillwatch.data import dataset as dataset_module
 from tillwatch.data.catalog import Skip, find_clips
 from tillwatch.data.dataset import VideoFrameDataset, read_clip
 from tillwatch.data.frames import list_frames
 from tillwatch.data.sampler import Draw
-from tillwatch.data.transforms import KINETICS_MEAN, KINETICS_STD, eval_transform, train_transform
+from tillwatch.data.transforms import (
+    KINETICS_MEAN,
+    KINETICS_STD,
+    ClipTransform,
+    Place,
+    eval_transform,
+    train_transform,
+)
 from tillwatch.data.video import read_video
 from tillwatch.errors import ClipError, ConfigError, DataError
 from tillwatch.files import write_csv
@@ -206,6 +213,18 @@ def test_without_mean_and_std_values_stay_between_0_and_1(root: Path) -> None:
 def test_a_transform_refuses_frames_of_another_size() -> None:
     with pytest.raises(ValueError, match=r"frames are \(64, 64\), this transform takes \(128, 128\)"):
         eval_transform()(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(("mean", "std"), [(KINETICS_MEAN, KINETICS_STD), (None, None)])
+def test_a_batch_for_other_engines_has_the_same_values_in_the_order_of_its_axes(mean: Triple, std: Triple) -> None:
+    frames = torch.randint(0, 256, (2, 3, 12, 14, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    places = [Place(1, 4, True), Place(3, 0, False)]
+    both = [
+        ClipTransform((12, 14), (9, 10), mean, std, augment=False, planar=planar).batch(frames, places)
+        for planar in (False, True)
+    ]
+    assert both[1].is_contiguous()
+    assert torch.equal(*both)
 
 
 # --- the training transform --------------------------------------------------------------------------

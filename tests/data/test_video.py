@@ -65,6 +65,8 @@ def quarter_levels(frame: NDArray[np.uint8]) -> list[float]:
         ("clip.mov", True),
         ("clip.dav", True),
         ("clip.ts", True),
+        ("clip.265", True),
+        ("clip.mxf", True),
         ("kasse größe.mp4", True),
         (".clip.mp4", False),
         ("._clip.mp4", False),

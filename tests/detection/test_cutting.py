@@ -251,6 +251,18 @@ def test_an_event_ends_with_its_file_and_is_cut_once(
     assert sorted(row["end_s"] for row in rows(tmp_path / "clips")) == ["0.600", "3.000", "3.000"]
 
 
+def test_an_event_is_cut_where_a_clock_has_started_again(
+    tmp_path: Path, make_footage: MakeFootage, run_cut: RunCut
+) -> None:
+    piece = make_footage(tmp_path / "piece.ts", range(60))
+    (tmp_path / "both.ts").write_bytes(2 * piece.read_bytes())
+    table = HEAD + "both.ts,3,4,theft\n"
+    code, _, err = run_cut(tmp_path / "both.ts", table, tmp_path / "clips", "--normals-per-event", 0)
+    assert (code, err) == (0, "")
+    (row,) = rows(tmp_path / "clips")
+    assert probe_video(tmp_path / "clips" / row["path"]).num_frames == pytest.approx(25, abs=2)
+
+
 def test_a_cut_that_cannot_be_written_leaves_nothing(
     tmp_path: Path, make_footage: MakeFootage, run_cut: RunCut, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,10 +92,40 @@ def test_a_clip_at_the_beginning_and_at_the_end(tmp_path: Path, make_footage: Ma
     assert end["clip_start_s"] + end["clip_frames"] / 25 == pytest.approx(2.4)
 
 
+def test_a_recording_that_begins_between_key_frames_is_counted_from_its_first_picture(
+    tmp_path: Path, make_footage: MakeFootage
+) -> None:
+    whole = make_footage(tmp_path / "whole.ts", list(range(75)))
+    source = tmp_path / "a.ts"
+    with av.open(str(whole)) as container, av.open(str(source), "w") as cut:
+        stream = cut.add_stream_from_template(container.streams.video[0])
+        for place, packet in enumerate(container.demux(video=0)):
+            if place >= 5 and packet.size:
+                packet.stream = stream
+                cut.mux(packet)
+    frames = [frame.to_ndarray(format="rgb24") for frame in decode_video(source)]
+    assert len(frames) < 75 - 5, "the decoder waits for a key frame"
+    told = remux(source, 1.0, 1.4, tmp_path / "clip")
+    first = round(told["clip_start_s"] * 25)
+    assert 13 <= first <= 25  # the key frame before: one in twelve
+    shown = [frame.to_ndarray(format="rgb24") for frame in decode_video(tmp_path / told["clip"])]
+    assert len(shown) == told["clip_frames"]
+    np.testing.assert_array_equal(shown, frames[first : first + len(shown)])
+
+
 def test_a_stream_without_times_is_named(tmp_path: Path, make_footage: MakeFootage) -> None:
     source = make_footage(tmp_path / "a.h264", list(range(60)))
     with pytest.raises(ClipError, match="tells no times, so a clip would have to be encoded anew"):
         remux(source, 0, 1, tmp_path / "clip")
+
+
+def test_a_recording_whose_clock_starts_again_is_named(tmp_path: Path, make_footage: MakeFootage) -> None:
+    """Its second half has the times of the first, so a clip by times would be of another moment."""
+    piece = make_footage(tmp_path / "piece.ts", list(range(60)), bf="2")
+    source = tmp_path / "both.ts"
+    source.write_bytes(2 * piece.read_bytes())
+    with pytest.raises(ClipError, match="its clock jumps, so a clip would have to be encoded anew"):
+        remux(source, 0.5, 1, tmp_path / "clip")
 
 
 def test_a_clip_of_each_incident_and_a_manifest(
@@ -233,6 +263,10 @@ def test_one_changed_byte_is_noticed(scan_folder: Path, tmp_path: Path, capsys: 
         assert path.name.removesuffix(".sha256") in captured.out
         assert captured.err.count("\n") == 1
         path.write_bytes(honest)
+    seal = out / "manifest.json.sha256"
+    seal.write_bytes(seal.read_bytes().replace(b"\n", b"\r"))  # a text's lines would read the same
+    assert run("verify", out) == 2
+    seal.write_bytes(seal.read_bytes().replace(b"\r", b"\n"))
     assert run("verify", out) == 0
 
 

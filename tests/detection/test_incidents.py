@@ -135,7 +135,7 @@ def test_incidents_are_apart_and_hold_every_window_over_the_threshold(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"threshold": 0}, "--threshold is 0"),
+        ({"threshold": -0.1}, "--threshold is -0.1"),
         ({"threshold": 1.5}, "--threshold is 1.5"),
         ({"threshold": math.nan}, "--threshold is nan"),
         ({"threshold": 0.5, "release": 0}, "--release is 0"),

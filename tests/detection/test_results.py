@@ -104,6 +104,13 @@ def test_what_is_written_of_an_incident(tmp_path: Path) -> None:
     assert (rows[1]["p_theft"], rows[1]["p_normal"]) == ("0.90000000", "0.10000000")
 
 
+def test_hours_are_of_footage_without_its_gaps() -> None:
+    scan = scan_of({"a.mp4": [0.1] * 9, "b.mp4": [0.1] * 5})
+    one, other = scan.recordings
+    assert scan.hours == pytest.approx(20 / 3600)
+    assert replace(scan, recordings=(one, replace(other, gaps=4))).hours == pytest.approx(16 / 3600)
+
+
 def test_no_wall_clock_where_the_name_tells_none(tmp_path: Path) -> None:
     write_scan(tmp_path, scan_of({"b.mp4": [0.9]}))
     (row,) = read_csv(tmp_path / "incidents.csv")

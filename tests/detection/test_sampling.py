@@ -200,6 +200,14 @@ def test_what_is_damaged_in_the_middle_is_told_and_the_rest_is_read(tmp_path: Pa
     assert reader.seconds == pytest.approx(4.8, abs=0.3)
 
 
+@pytest.mark.parametrize(("told", "noted"), [(7200.0, True), (7144.0, False), (7140.4, False)])
+def test_a_minute_that_is_missing_of_hours_is_told(told: float, noted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = sampler(Path("long.mp4"))
+    reader.seconds = 7140.0
+    monkeypatch.setattr(sampling, "video_seconds_told", lambda path: told)
+    assert bool(reader._shorter_than_told()) == noted
+
+
 def test_a_file_that_breaks_off_is_read_to_there(tmp_path: Path, make_footage: MakeFootage) -> None:
     path = make_footage(tmp_path / "a.mkv", list(range(120)))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

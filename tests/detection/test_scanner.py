@@ -5,26 +5,30 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from tillwatch.cli import main
-from tillwatch.clip_spec import ClipSpec, Lengths, Preprocessing, Roi
-from tillwatch.detection import batches, scanner
+from tillwatch.clip_spec import UNREACHED, ClipSpec, Lengths, Preprocessing, Roi
+from tillwatch.data.playback import timing_of_packets
+from tillwatch.detection import batches, sampling, scanner
 from tillwatch.detection.batches import _read_ahead
 from tillwatch.detection.journal import JOURNAL
 from tillwatch.detection.scanner import choose_grid, length_note
 from tillwatch.detection.windows import seconds_exactly
-from tillwatch.errors import ConfigError
+from tillwatch.errors import ClipError, ConfigError
 from tillwatch.locks import lock, open_held, release
 from tillwatch.models.motion import NUM_FEATURES, MotionNetwork, fit_trees
-from tillwatch.models.saved import Classifier, load_model, save_model
+from tillwatch.models.saved import Classifier, OperatingPoint, load_model, save_model, write_operating_point
 
 MakeFootage = Callable[..., Path]
 CutLosslessly = Callable[..., Path]
@@ -41,6 +45,34 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def results(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in FILES - {"journal.jsonl"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "created", "told"),
+    [
+        ("door.mp4", "2026-03-01T08:15:00Z", "2026-03-01T08:15:02"),
+        ("door_20260302_1000.mp4", "2026-03-01T08:15:00Z", "2026-03-02T10:00:02"),
+        ("door.mp4", "1970-01-01T00:00:07Z", ""),  # a clock that was never set
+    ],
+)
+def test_the_wall_clock_is_the_names_else_the_files_own_in_utc(
+    name: str, created: str, told: str, tmp_path: Path, make_footage: MakeFootage, scan: Scan
+) -> None:
+    plain = make_footage(tmp_path / "plain.mp4", range(125), bright=range(50, 80))
+    path = tmp_path / name
+    with av.open(str(plain)) as container, av.open(str(path), "w") as dated:
+        dated.metadata["creation_time"] = created
+        stream = dated.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                dated.mux(packet)
+    assert scan(path, "--out", tmp_path / "scan", *GRID, "--threshold", 0.5)[0] == 0
+    (incident,) = rows(tmp_path / "scan" / "incidents.csv")
+    assert incident["start_time"][:19] == told
+    assert incident["start_time"].endswith("+00:00") == (told.startswith("2026-03-01"))
+    page = (tmp_path / "scan" / "timeline.html").read_text()
+    assert ("2026-03-01 08:15:00 UTC" in page) == told.startswith("2026-03-01")
 
 
 def test_a_scan_finds_the_event_and_writes_what_it_found(footage: Path, tmp_path: Path, scan: Scan) -> None:
@@ -211,6 +243,26 @@ def test_what_cannot_be_read_is_named_while_the_others_go_on(
     assert "the file is empty" in (tmp_path / "scan" / "timeline.html").read_text()
 
 
+def test_a_file_that_did_not_open_is_tried_again(
+    tmp_path: Path, scan: Scan, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "f"
+    for name in ("a.mp4", "b.mp4"):
+        make_footage(folder / name, range(40))
+    with monkeypatch.context() as while_the_share_is_gone:
+
+        def gone(path: Path) -> Any:
+            if path.name == "a.mp4":
+                raise ClipError(f"{path}: cannot be read (Stale file handle).")
+            return timing_of_packets(path)
+
+        while_the_share_is_gone.setattr(sampling, "timing_of_packets", gone)
+        assert scan(folder, "--out", tmp_path / "scan", *GRID)[0] == 3
+    assert scan(folder, "--out", tmp_path / "scan", *GRID)[::2] == (0, "")
+    assert scan(folder, "--out", tmp_path / "whole", *GRID)[0] == 0
+    assert results(tmp_path / "scan") == results(tmp_path / "whole")
+
+
 def test_nothing_that_can_be_read_is_an_error(tmp_path: Path, scan: Scan) -> None:
     (tmp_path / "a.mp4").touch()
     code, _, err = scan(tmp_path / "a.mp4", "--out", tmp_path / "scan", *GRID)
@@ -227,6 +279,7 @@ def test_nothing_that_can_be_read_is_an_error(tmp_path: Path, scan: Scan) -> Non
         (["--window", "1", "--stride", "2"], "--stride is 2"),
         (["--window", "nan"], "--window is nan; it must be a number of seconds"),
         ([*GRID, "--threshold", "0"], "--threshold is 0"),
+        ([*GRID, "--threshold", "1.01"], "--threshold is 1.01"),
         ([*GRID, "--smoothing", "2"], "--smoothing is 2"),
         ([*GRID, "--roi", "0,0,1,1"], "--roi is '0,0,1,1'"),
         ([*GRID, "--roi", "a=0,0,1,1", "--cameras", "c.yaml"], "--roi and --cameras exclude each other"),
@@ -253,6 +306,21 @@ def test_a_folder_of_something_else_is_left_alone(
     code, _, err = scan(footage, "--out", tmp_path / "mine", *GRID, "--overwrite")
     assert code == 2
     assert message in err
+
+
+@pytest.mark.parametrize(("threshold", "found"), [(0.0, "2 incidents"), (UNREACHED, "0 incidents")])
+def test_a_model_whose_clips_left_no_threshold_between_scans_all_the_same(
+    threshold: float, found: str, footage: Path, tiny_run: tuple[Path, Path], tmp_path: Path, scan: Scan
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("model.json", "model.pth"):
+        shutil.copy(tiny_run[1] / name, model)
+    write_operating_point(model, OperatingPoint(threshold=threshold, source="clips"))
+    for _ in range(2):  # the second reads what the first wrote
+        code, out, _ = scan(footage, "--out", tmp_path / "scan", *GRID, model=model)
+        assert code == 0
+        assert out.splitlines()[-1].startswith(found)
 
 
 def test_a_threshold_chosen_on_clips_is_warned_of(footage: Path, tmp_path: Path, scan: Scan) -> None:
@@ -355,6 +423,8 @@ def test_windows_are_as_long_as_the_training_clips_unless_told() -> None:
     assert "windows last 20 s, training clips lasted 5 to 8" in note
     with pytest.raises(ConfigError):
         choose_grid(spec, window=0)
+    third = choose_grid(replace(spec, clip_seconds=Lengths(median=6 + 1 / 3, min=5, max=8)))
+    assert (third.length, third.stride) == (Fraction("6.333"), Fraction("3.1665")), "as scores.csv can tell them"
 
 
 def test_what_goes_wrong_while_reading_ahead_is_raised_where_it_is_read() -> None:

@@ -185,6 +185,19 @@ def test_a_new_operating_point_leaves_exports_alone(copy: Path) -> None:
     assert model.operating_point.threshold == 0.9
 
 
+def test_a_threshold_of_incidents_chosen_with_an_export_outlives_the_next_export(
+    copy: Path, tiny_run: tuple[Path, Path]
+) -> None:
+    from tillwatch.models.saved import OperatingPoint
+
+    of_run = load_model(tiny_run[1]).operating_point
+    for unit, kept in (("incident", True), ("clip", False)):
+        chosen = OperatingPoint(threshold=0.9, unit=unit, source="test")
+        write_operating_point(copy, chosen)
+        export_run(tiny_run[1], "onnx", out=copy)
+        assert load_model(copy).operating_point == (chosen if kept else of_run)
+
+
 def scores_of(probabilities: list[float]) -> Scores:
     event = np.array(probabilities)
     labels = np.arange(len(event)) % 2

@@ -193,6 +193,17 @@ def test_plateau_lowers_the_learning_rate_and_patience_stops(
     assert [float(row["lr"]) for row in rows] == pytest.approx([1e-2, 1e-2, 1e-2, 1e-2, 1e-3])
 
 
+def test_patience_counts_at_full_size(
+    tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 1.1, 1.2, 1.3, 0.9, 1.0, 1.1, 1.2])
+    monkeypatch.setattr(loop, "validate", lambda *args: loop._Validated(next(losses), 0.5))
+    settings = {"epochs": 8, "early_share": 0.5, "patience": 2}
+    train(frame_root, tmp_path / "run", tiny_config(**settings), quiet())
+    # Three worse epochs of small clips end nothing; of full size the first is best, and the third ends it.
+    assert len(rows_of(tmp_path / "run" / "metrics.csv")) == 7
+
+
 def test_validation_loss_that_is_not_finite_ends_the_run(
     tmp_path: Path, frame_root: Path, tiny_config: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from tillwatch.data.video import open_container, unreadable, video_stream
 from tillwatch.errors import ClipError, one_line
 
 _RETRIES = 10
+_MOST_HELD_BACK = 16  # frames that a decoder of H.264 or H.265 holds back to bring them into order
 _ASSUMED_FPS = 25  # of a bare stream that tells neither times nor a rate
 
 
@@ -61,6 +62,15 @@ def header_seconds(path: Path) -> float:
         return 0.0
 
 
+def header_created(path: Path) -> str | None:
+    """Returns a file's creation_time, ISO 8601 in UTC; None if it has none or cannot be opened."""
+    try:
+        with _opened(path) as container:
+            return container.metadata.get("creation_time")
+    except ClipError:
+        return None
+
+
 def video_seconds_told(path: Path) -> float | None:
     """Returns how long a file says that its video is, or itself where it does not tell that of each stream.
 
@@ -91,12 +101,15 @@ def timing_of_packets(path: Path) -> Timing:
             if packet.size and not packet.is_discard:
                 stamps.append(packet.dts if packet.pts is None else packet.pts)
         time_base, fps = stream.time_base, stream.average_rate or stream.guessed_rate
-    known = sorted(stamp for stamp in stamps if stamp is not None)
-    apart = np.diff(np.array(known, np.int64))
+    known = np.array([stamp for stamp in stamps if stamp is not None], np.int64)
+    order = known.argsort(kind="stable")
+    apart = np.diff(known[order])
     typical = Fraction(int(np.median(apart[apart > 0]))) if (apart > 0).any() else None
-    # Packets come in the order they are decoded in; sorted, they are in the order they are shown in.
+    # Packets come in the order they are decoded in; sorted, they are in the order they are shown in. A clock that was
+    # set back comes again to times long past, which belong where they are.
+    sortable = len(known) == len(stamps) and (np.abs(order - np.arange(len(order))) <= _MOST_HELD_BACK).all()
     return Timing(
-        timestamps=list(known) if len(known) == len(stamps) else stamps,
+        timestamps=known[order].tolist() if sortable else stamps,
         time_base=Fraction(time_base),
         fps=Fraction(fps) if fps else None,
         interval=1 / Fraction(fps or _ASSUMED_FPS) if typical is None else typical * Fraction(time_base),

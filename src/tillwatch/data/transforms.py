@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from tillwatch.clip_spec import Size, Triple, draft_for, frame_indices
@@ -37,6 +39,7 @@ class ClipTransform:
         augment: random crop and flip; otherwise the centre crop, its corner rounded as torchvision rounds it.
         draft: least size that JPEGs are to be decoded at, see ``read_frames(draft=...)``.
         shrink: frames and (height, width) that each clip is reduced to after the crop; None leaves it as it is.
+        planar: whether batches lie in memory channel by channel, as engines other than torch take them; for the CPU.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class ClipTransform:
         augment: bool,
         draft: Size | None = None,
         shrink: tuple[int, Size] | None = None,
+        planar: bool = False,
     ) -> None:
         self.resize = resize
         self.crop = crop
@@ -57,6 +61,7 @@ class ClipTransform:
         self.augment = augment
         self.draft = draft
         self.shrink = shrink
+        self.planar = planar
 
     def shrunk(self, num_frames: int, size: Size) -> ClipTransform:
         """Returns the same transform that then takes ``num_frames`` spread uniformly, and squeezes each to ``size``."""
@@ -90,13 +95,15 @@ class ClipTransform:
             places: one for each clip.
 
         Returns:
-            float32 ``(B, C, T', H', W')`` in channels_last_3d memory.
+            float32 ``(B, C, T', H', W')`` in channels_last_3d memory, or contiguous where ``planar``; the same values.
 
         Raises:
             ValueError: for frames of another size.
         """
         if tuple(frames.shape[2:4]) != self.resize:
             raise ValueError(f"frames are {tuple(frames.shape[2:4])}, this transform takes {self.resize}")
+        if self.planar and self.shrink is None:
+            return torch.from_numpy(self._looked_up(frames.numpy(), places))
         if self.shrink is not None:
             frames = frames[:, frame_indices(frames.shape[1], self.shrink[0]).tolist()]
         height, width = self.crop
@@ -106,16 +113,33 @@ class ClipTransform:
             else clip[:, top : top + height, left : left + width]
             for clip, (top, left, flip) in zip(frames, places, strict=True)
         ]
-        values = torch.stack(cut).to(torch.float32).div_(255)
-        if self.mean is not None and self.std is not None:
-            # Row by row of (width x channels) values: three at a time would be slow.
-            rows = values.flatten(3)
-            rows.sub_(rows.new_tensor(self.mean).repeat(width)).div_(rows.new_tensor(self.std).repeat(width))
+        values = self._values(torch.stack(cut))
         if self.shrink is not None:
             images = values.flatten(0, 1).permute(0, 3, 1, 2)  # channels last in memory, and stays so
             smaller = F.interpolate(images, self.shrink[1], mode="bilinear", antialias=True)
             values = smaller.permute(0, 2, 3, 1).reshape(*values.shape[:2], *self.shrink[1], -1)
         return values.permute(0, 4, 1, 2, 3)
+
+    def _values(self, frames: torch.Tensor) -> torch.Tensor:
+        """Bytes ``(..., H, W, C)`` to values as the network takes them."""
+        values = frames.to(torch.float32).div_(255)
+        if self.mean is not None and self.std is not None:
+            # Row by row of (width x channels) values: three at a time would be slow.
+            rows, width = values.flatten(-2), frames.shape[-2]
+            rows.sub_(rows.new_tensor(self.mean).repeat(width)).div_(rows.new_tensor(self.std).repeat(width))
+        return values
+
+    def _looked_up(self, frames: NDArray[np.uint8], places: Sequence[Place]) -> NDArray[np.float32]:
+        """As :meth:`batch`, channel by channel: a byte has but 256 values, which are computed once."""
+        channels, (height, width) = frames.shape[-1], self.crop
+        of_byte = self._values(torch.arange(256, dtype=torch.uint8)[:, None, None].expand(-1, 1, channels)).numpy()
+        values = np.empty((len(frames), channels, frames.shape[1], height, width), np.float32)
+        for clip, (top, left, flip), out in zip(frames, places, values, strict=True):
+            cut = clip[:, top : top + height, left : left + width]
+            for channel in range(channels):
+                bytes_ = cut[:, :, ::-1, channel] if flip else cut[..., channel]
+                np.take(of_byte[:, 0, channel], bytes_, out=out[channel], mode="clip")  # "raise" would copy first
+        return values
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         """Transforms one clip, drawing from torch's global generator as torchvision's transforms do.

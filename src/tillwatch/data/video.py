@@ -18,9 +18,9 @@ from PIL import Image
 from tillwatch.clip_spec import FrameStep, Roi, Size, frame_indices, seconds_of
 from tillwatch.errors import ClipError, one_line
 
-_CONTAINERS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".dav", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg"}
-_OLDER_CONTAINERS = {".wmv", ".asf", ".flv", ".3gp", ".ogv", ".vob"}
-_BARE_STREAMS = {".h264", ".264", ".h265", ".hevc", ".mjpeg"}
+_CONTAINERS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".dav", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".mxf"}
+_OLDER_CONTAINERS = {".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv", ".vob", ".mpe", ".divx"}
+_BARE_STREAMS = {".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg", ".m2v", ".m1v", ".ivf"}
 
 #: Counted up when a video's frames are converted or resized otherwise: the same file then gives other pixels.
 READING = 3

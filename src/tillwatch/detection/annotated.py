@@ -19,7 +19,7 @@ from tillwatch.detection.blurring import Blur, Movement, Picture, blurred, outsi
 from tillwatch.detection.encoding import Colours, H264File, colours_shown
 from tillwatch.detection.incidents import Incident
 from tillwatch.detection.panel import draw_region, with_panel
-from tillwatch.detection.results import Recording, Scan, scored, timecode, wall_clock
+from tillwatch.detection.results import Recording, Scan, scored, shown_clock, timecode
 from tillwatch.detection.windows import Clock
 
 _CALM, _ALARM, _QUIET = (116, 177, 242), (242, 153, 90), (160, 173, 189)
@@ -166,7 +166,7 @@ class _Video:
             if box is not None:
                 draw_region(picture, box, name, _ALARM if alarm else _QUIET)
         recording = self.annotation.recording
-        clock = (wall_clock(recording, now_s) or "").replace("T", " ")[:19]
+        clock = shown_clock(recording, now_s)
         return with_panel(
             picture,
             label=incident.label,

@@ -412,7 +412,7 @@ def verify(folder: Path) -> Verified:
     if not path.is_file():
         raise DataError(f"{folder} holds no {MANIFEST}; give a folder that tillwatch evidence wrote.")
     found = []
-    if not seal.is_file() or seal.read_text(encoding="utf-8", errors="replace") != seal_of(path):
+    if not seal.is_file() or seal.read_bytes() != seal_of(path).encode():
         found.append(f"{MANIFEST} is not the one that {SEAL} is of")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -438,13 +438,15 @@ def _in_ticks(source: Path, start_s: float, end_s: float) -> tuple[int, int, int
     """Returns the first timestamp, seconds since the first frame as timestamps, and what one of them is in seconds."""
     timing = timing_of_packets(source)
     known = [stamp for stamp in timing.timestamps if stamp is not None]
-    if not known or len(known) < len(timing.timestamps):
+    # A recording that begins between two key frames is seen, and counted, from the first frame that can be decoded.
+    first = next((frame.pts for frame in play(source, Damage())), None)
+    if first is None or len(known) < len(timing.timestamps):
         raise ClipError(f"{source}: it tells no times, so a clip would have to be encoded anew.")
     ticks = timeline(known, timing.time_base, timing.interval)
     if not np.array_equal(ticks, np.array(known) - known[0]):
         raise ClipError(f"{source}: its clock jumps, so a clip would have to be encoded anew.")
     start, end = (seconds_exactly(seconds) / timing.time_base for seconds in (start_s, end_s))
-    return known[0], known[0] + math.ceil(start), known[0] + math.ceil(end), timing.time_base
+    return first, first + math.ceil(start), first + math.ceil(end), timing.time_base
 
 
 def _packets_between(container: Any, stream: Any, place: int | None, begin: int, end: int) -> list[Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tillwatch.clip_spec import Roi
+from tillwatch.clip_spec import UNREACHED, Roi
 from tillwatch.errors import ConfigError
 
 _SAME_PLACE = 0.5  # of the smaller region, from which on two regions see the same
@@ -35,7 +35,8 @@ class Rule:
     """What makes an incident of windows.
 
     Attributes:
-        threshold: smoothed score that starts an incident, in (0, 1].
+        threshold: smoothed score that starts an incident: from 0, which every window reaches, to
+            :data:`tillwatch.clip_spec.UNREACHED`, which none does.
         release: share of the threshold that every window of an incident reaches, in (0, 1].
         smoothing: windows that a score is the mean of, an odd number: itself and as many before as after.
         min_seconds: incidents that are shorter are dropped.
@@ -49,9 +50,10 @@ class Rule:
     merge_gap: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("--threshold", self.threshold), ("--release", self.release)):
-            if not 0 < value <= 1:
-                raise ConfigError(f"{name} is {value:g}; it must be over 0 and at most 1.")
+        if not 0 <= self.threshold <= UNREACHED:
+            raise ConfigError(f"--threshold is {self.threshold:g}; it must be over 0 and at most 1.")
+        if not 0 < self.release <= 1:
+            raise ConfigError(f"--release is {self.release:g}; it must be over 0 and at most 1.")
         if self.smoothing < 1 or self.smoothing % 2 == 0:
             raise ConfigError(f"--smoothing is {self.smoothing}; it must be an odd number of windows.")
         for name, value in (("--min-seconds", self.min_seconds), ("--merge-gap", self.merge_gap)):

@@ -33,8 +33,8 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing of it is left to do."""
-        return self.ended is not None or self.left_out is not None
+        """Whether nothing of it is left to do; a file that did not open is tried again: its disk may be back."""
+        return self.ended is not None or (self.left_out is not None and bool(self.scores))
 
 
 class Journal:
@@ -141,7 +141,8 @@ class Journal:
         if "left_out" in record:
             self.files[record["file"]].left_out = record["left_out"]
         elif "seconds" in record:
-            self.files[record["file"]].ended = {key: record[key] for key in ("seconds", "gaps", "notes")}
+            progress = self.files[record["file"]]
+            progress.ended, progress.left_out = {key: record[key] for key in ("seconds", "gaps", "notes")}, None
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -82,7 +82,8 @@ class Recording:
         size, modified_ns: in bytes, and when it was written last, as the scan found it; None where that is not known.
         camera: that it comes from.
         seconds: from its first frame to the end of its last.
-        started: when it was recorded, by its name; None if that does not tell.
+        started: when it was recorded: by its name, without a zone, else by the file itself, in UTC; None if neither
+            tells.
         regions: that were looked at; None is the whole picture.
         scores: of its windows, in order.
         gaps: windows that hold no frame.
@@ -145,8 +146,8 @@ class Scan:
 
     @property
     def hours(self) -> float:
-        """Hours of camera footage; regions of one picture count once."""
-        return sum(recording.seconds for recording in self.recordings) / 3600
+        """Hours of camera footage, less a stride for each window that fell into a gap; regions do not count apart."""
+        return sum(max(0.0, one.seconds - one.gaps * self.stride_s) for one in self.recordings) / 3600
 
     def incidents(self, rule: Rule | None = None) -> list[tuple[Recording, Incident]]:
         """Returns all incidents in the order of files and time; by another rule than the scan's own if one is given."""
@@ -373,10 +374,16 @@ def timecode(seconds: float) -> str:
 
 
 def wall_clock(recording: Recording, seconds: float) -> str | None:
-    """Returns the date and time of a place in a recording, ISO 8601; None if its name does not tell when it begins."""
+    """Returns the date and time of a place in a recording, ISO 8601; None if nothing tells when it begins."""
     if recording.started is None:
         return None
     return (recording.started + timedelta(seconds=round(seconds, 3))).isoformat(timespec="milliseconds")
+
+
+def shown_clock(recording: Recording, seconds: float) -> str:
+    """Returns the date and time of a place in a recording to the second, as people read it; empty if nothing tells."""
+    told = (wall_clock(recording, seconds) or "").replace("T", " ")
+    return f"{told[:19]} UTC" if told.endswith("+00:00") else told[:19]
 
 
 def scored(score: WindowScore, classes: Sequence[str], event: Sequence[str]) -> Scored:

@@ -16,7 +16,7 @@ from tillwatch.data.video import squeezed_parts
 from tillwatch.detection.windows import Grid, Window, timeline, windows_of
 from tillwatch.errors import ClipError
 
-_MISSING_S, _MISSING_SHARE = 0.5, 0.01  # of a recording: less is a rounded duration
+_MISSING_S, _MISSING_SHARE, _MOST_MISSING_S = 0.5, 0.01, 5.0  # of a recording: less is a rounded duration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +128,7 @@ class Sampler:
     def _shorter_than_told(self) -> list[str]:
         """An .mp4 that breaks off ends without an error: its head alone tells that there was more."""
         told = video_seconds_told(self.path) or 0.0
-        if told - self.seconds <= max(_MISSING_S, _MISSING_SHARE * told):
+        if told - self.seconds <= max(_MISSING_S, min(_MISSING_SHARE * told, _MOST_MISSING_S)):
             return []
         return [f"it says that it lasts {told:.1f} s, and its video ends after {self.seconds:.1f} s"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from fractions import Fraction
 from functools import partial
 from math import isfinite
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from tillwatch.clip_spec import ClipSpec
 from tillwatch.config import ScanConfig
 from tillwatch.data.catalog import count_and_names
-from tillwatch.data.playback import header_seconds
+from tillwatch.data.playback import header_created, header_seconds
 from tillwatch.data.recordings import recorded
 from tillwatch.data.video import READING
 from tillwatch.detection.batches import (
@@ -50,6 +50,7 @@ from tillwatch.models.saved import Classifier, load_model
 
 _FILES, _STATES = "set of files or regions", "state of its files"  # in the journal's head
 _FAR_OUTSIDE = 2.0  # times shorter or longer than any training clip
+_NEVER_SET = 1980  # a clock that shows such a year, or one before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,8 @@ def plan_scan(run: Path, videos: Sequence[Path], config: ScanConfig, threshold: 
     """
     if not videos:
         raise ConfigError("give at least one video or folder of videos.")
+    if threshold is not None and not 0 < threshold <= 1:  # a model's own may be beyond: all windows, or none
+        raise ConfigError(f"--threshold is {threshold:g}; it must be over 0 and at most 1.")
     regions = parse_regions(config.roi)
     cameras = [] if config.cameras is None else read_cameras(config.cameras)
     if run.is_file():
@@ -183,6 +186,8 @@ def _others(then: Mapping[str, float | str], now: Mapping[str, float | str]) -> 
 def choose_grid(spec: ClipSpec, window: float | None = None, stride: float | None = None) -> Grid:
     """Returns where windows lie: as long as the training clips in the median, every half of it, unless told.
 
+    The median to the millisecond, so that tables hold the very times at which windows begin and end.
+
     Args:
         spec: of the model.
         window, stride: seconds, None for the default.
@@ -195,7 +200,9 @@ def choose_grid(spec: ClipSpec, window: float | None = None, stride: float | Non
             raise ConfigError(f"{flag} is {seconds}; it must be a number of seconds.")
     if window is None and spec.clip_seconds is None:
         raise ConfigError("the model does not tell how long its training clips were; say it with --window SECONDS.")
-    length = seconds_exactly(spec.clip_seconds.median if window is None and spec.clip_seconds else window or 0.0)
+    if window is None and spec.clip_seconds is not None:
+        window = max(0.001, round(spec.clip_seconds.median, 3))
+    length = seconds_exactly(window or 0.0)
     return Grid(length=length, stride=length / 2 if stride is None else seconds_exactly(stride))
 
 
@@ -238,7 +245,7 @@ def scan(
         if overwrite:
             _remove_results(out)
         for source, progress in zip(plan.sources, journal.files, strict=True):
-            if progress.left_out is not None:  # said before, and to be said again
+            if progress.finished and progress.left_out is not None:  # said before, and to be said again
                 listener.left_out(source.file, progress.left_out)
         _score_windows(plan, journal, listener)
         done = _scan_of(plan, journal, head)
@@ -376,8 +383,14 @@ def _scan_of(plan: Plan, journal: Journal, head: Mapping[str, Any]) -> Scan:
 
 
 def _started(source: Source) -> datetime | None:
-    known = recorded(source.path.name, None)
-    return None if known is None else known.start
+    """Returns when a file begins: by its name, in the camera's time; else as the file itself says, in UTC."""
+    by_name = recorded(source.path.name, None)
+    if by_name is not None:
+        return by_name.start
+    by_file = recorded("", None, header_created(source.path))
+    if by_file is None or by_file.start is None or by_file.day.year <= _NEVER_SET:
+        return None
+    return by_file.start.replace(tzinfo=UTC)
 
 
 def _reasons(scan: Scan) -> str:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tillwatch.detection.incidents import Incident
-from tillwatch.detection.results import Recording, Scan, scored, timecode, wall_clock
+from tillwatch.detection.results import Recording, Scan, scored, shown_clock, timecode
 from tillwatch.files import write_text
 
 TIMELINE_HTML = "timeline.html"
@@ -62,7 +62,7 @@ def write_timeline(folder: Path, scan: Scan, found: Sequence[tuple[Recording, In
         found=found,
         sections=[_section(scan, recording, by_file[recording.file]) for recording in scan.recordings],
         timecode=timecode,
-        wall_clock=lambda recording, seconds: (wall_clock(recording, seconds) or "").replace("T", " ")[:19],
+        shown_clock=shown_clock,
     )
     path = folder / TIMELINE_HTML
     write_text(path, page)
@@ -83,7 +83,7 @@ def _section(scan: Scan, recording: Recording, incidents: Sequence[Incident]) ->
         file=recording.file,
         camera=recording.camera,
         length=timecode(recording.seconds),
-        started="" if recording.started is None else recording.started.isoformat(" "),
+        started=shown_clock(recording, 0),
         notes=recording.notes,
         strips=strips,
         times=_times_below(recording.seconds),

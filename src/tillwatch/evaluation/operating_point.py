@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from tillwatch.clip_spec import UNREACHED
 from tillwatch.errors import DataError
 from tillwatch.evaluation.numbers import counted, readable, readable_hours
 
@@ -249,4 +249,4 @@ def _best(allowed: NDArray[np.bool_], *by: NDArray[np.int64]) -> int:
 
 def _above(score: float) -> float:
     """Returns a threshold that no score reaches, in [0, 1] where that can be."""
-    return min(1.0, (score + 1) / 2) if score < 1 else math.nextafter(1.0, 2.0)
+    return min(1.0, (score + 1) / 2) if score < 1 else UNREACHED

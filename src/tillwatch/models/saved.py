@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tillwatch.clip_spec import (
+    UNREACHED,
     ClipSpec,
     FrameStep,
     Lengths,
@@ -41,7 +42,6 @@ from tillwatch.models.precision import lay_out
 
 FORMAT = 1
 
-_UNREACHED = math.nextafter(1.0, 2.0)  # the threshold that not even 1 reaches
 _LONGEST_S = 1e9  # more than any footage lasts
 _FAR_OUTSIDE = 2.0  # times shorter or longer than any training clip
 
@@ -63,7 +63,7 @@ class OperatingPoint:
     holds_for: Mapping[str, float | str] | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.threshold, int | float) and 0 <= self.threshold <= _UNREACHED):
+        if not (isinstance(self.threshold, int | float) and 0 <= self.threshold <= UNREACHED):
             raise ValueError(f"threshold {shortened(self.threshold)}")
         if self.unit not in ("clip", "incident") or not isinstance(self.source, str):
             raise ValueError(f"unit {shortened(self.unit)}, source {shortened(self.source)}")
@@ -130,7 +130,7 @@ class Classifier:
         self.assumptions = tuple(assumptions)
         self.held = held
         self.notes = tuple(notes)
-        self.transform = transform_of(spec.preprocessing)
+        self.transform = transform_of(spec.preprocessing, planar=held.engine != "torch")
 
     def probabilities(self, clips: torch.Tensor) -> NDArray[np.float64]:
         """Scores transformed clips: in fp32, unless :attr:`held` is an export to int8.
@@ -236,15 +236,23 @@ def write_operating_point(folder: Path, point: OperatingPoint) -> None:
 def write_export(folder: Path, export: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     """Names an export in a folder's model.json, in place of an older one of the same engine and precision.
 
+    A threshold of incidents that was chosen with this folder stays, as long as the model is the same.
+
     Args:
         folder: of the export's files; perhaps without a model.json as yet.
         export: engine, precision, files (SHA-256 by path below the folder), of (SHA-256 of what was exported), check
             and versions.
         record: model.json of the model that was exported.
     """
-    known = read_record(folder).get("exports", {}) if (folder / "model.json").is_file() else {}
-    exports = {**known, f"{export['engine']}-{export['precision']}": dict(export)}
-    write_json(folder / "model.json", {**record, "exports": exports})
+    known = read_record(folder) if (folder / "model.json").is_file() else {}
+    exports = {**known.get("exports", {}), f"{export['engine']}-{export['precision']}": dict(export)}
+    point = known.get("operating_point", {})
+    own = {"operating_point": point} if known.get("sha256") == record["sha256"] and _of_incidents(point) else {}
+    write_json(folder / "model.json", {**record, **own, "exports": exports})
+
+
+def _of_incidents(point: object) -> bool:
+    return isinstance(point, dict) and point.get("unit") == "incident"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,9 +407,9 @@ def dataset_of(
     )
 
 
-def transform_of(prep: Preprocessing, *, augment: bool = False) -> ClipTransform:
+def transform_of(prep: Preprocessing, *, augment: bool = False, planar: bool = False) -> ClipTransform:
     """Returns the transform that a spec's preprocessing asks for; for training, with augmentation."""
-    return ClipTransform(prep.resize, prep.crop, prep.mean, prep.std, augment=augment, draft=prep.draft)
+    return ClipTransform(prep.resize, prep.crop, prep.mean, prep.std, augment=augment, draft=prep.draft, planar=planar)
 
 
 @contextmanager

@@ -348,7 +348,8 @@ def fit(
             log.epoch(out, now.metrics, config.epochs, best)
             if not math.isfinite(watched):
                 raise NonFiniteError(f"the validation loss became {watched} in epoch {now.epoch + 1}.")
-            now.stopped = config.patience is not None and now.epoch - now.best_epoch >= config.patience
+            patience = config.patience if now.epoch >= feed.early_epochs else None  # small clips are only a start
+            now.stopped = patience is not None and now.epoch - now.best_epoch >= patience
             now.next_epoch()
             checkpoints.save(state)
     if now.stopped:
