@@ -110,7 +110,8 @@ def test_a_recording_that_begins_between_key_frames_is_counted_from_its_first_pi
     assert 13 <= first <= 25  # the key frame before: one in twelve
     shown = [frame.to_ndarray(format="rgb24") for frame in decode_video(tmp_path / told["clip"])]
     assert len(shown) == told["clip_frames"]
-    np.testing.assert_array_equal(shown, frames[first : first + len(shown)])
+    asked = 35 - first  # behind them comes what the last of them leans on
+    np.testing.assert_array_equal(shown[:asked], frames[first : first + asked])
 
 
 def test_a_stream_without_times_is_named(tmp_path: Path, make_footage: MakeFootage) -> None:
