@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from tillwatch.clip_spec import FrameStep, Reading, Roi
-from tillwatch.data.playback import timing_of_packets
+from tillwatch.data import playback
+from tillwatch.data.playback import Damage, play, slices_in, timing_of_packets
 from tillwatch.data.video import decode_video, read_video, squeezed_parts
 from tillwatch.detection import sampling
 from tillwatch.detection.sampling import Sampler, WindowFrames
@@ -168,6 +169,41 @@ def test_a_gap_in_the_recording_stays_one(tmp_path: Path, make_footage: MakeFoot
     assert reader.gaps > 15
     assert len(shown) + reader.gaps == shown[-1].window.number + 1
     assert all(one.window.stop <= 30 or one.window.first >= 30 for one in shown)
+
+
+def without_its_beginning(whole: Path, path: Path, packets: int = 5) -> Path:
+    with av.open(str(whole)) as container, av.open(str(path), "w") as cut:
+        stream = cut.add_stream_from_template(container.streams.video[0])
+        for place, packet in enumerate(container.demux(video=0)):
+            if place >= packets and packet.size:
+                packet.stream = stream
+                cut.mux(packet)
+    return path
+
+
+def test_pictures_that_cannot_be_decoded_are_counted(tmp_path: Path, make_footage: MakeFootage) -> None:
+    whole = make_footage(tmp_path / "whole.ts", list(range(60)))
+    reader = sampler(without_its_beginning(whole, tmp_path / "a.ts"))
+    list(reader.read())
+    lost = 60 - 5 - len(list(decode_video(tmp_path / "a.ts")))
+    assert lost > 0
+    assert reader.notes == [f"pictures that could not be decoded: {lost}"]
+
+
+@pytest.mark.parametrize(("slices", "suffix"), [(1, ".mp4"), (3, ".mp4"), (3, ".mkv"), (3, ".ts")])
+def test_slices_are_counted_and_change_no_picture(
+    slices: int, suffix: str, tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_footage(tmp_path / f"a{suffix}", list(range(40)), **{"x264-params": f"slices={slices}:threads=1"})
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+        counted = {slices_in(packet, container.streams.video[0].codec_context) for packet in packets}
+    assert counted == {slices}
+    ours = [frame.to_ndarray(format="rgb24") for frame in play(path, Damage())]
+    monkeypatch.setattr(playback, "slices_in", lambda packet, codec: 3 if slices == 1 else 1)  # the other way
+    theirs = [frame.to_ndarray(format="rgb24") for frame in play(path, Damage())]
+    assert len(ours) == 40
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def two_in_a_row(first: Path, second: Path, path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,6 +15,7 @@ from tillwatch.data.video import open_container, unreadable, video_stream
 from tillwatch.errors import ClipError, one_line
 
 _RETRIES = 10
+_H264_SLICES = (1, 5)  # types of NAL units
 _MOST_HELD_BACK = 16  # frames that a decoder of H.264 or H.265 holds back to bring them into order
 _ASSUMED_FPS = 25  # of a bare stream that tells neither times nor a rate
 
@@ -41,15 +43,18 @@ class Damage:
 
     Attributes:
         packets: that the decoder refused.
+        pictures: that the decoder gives in spite of errors in them, patched from others.
         broken_off: why the rest could not be read; None if the file was read to its end.
     """
 
     packets: int = 0
+    pictures: int = 0
     broken_off: str | None = None
 
     def notes(self) -> list[str]:
         """Returns it in sentences."""
         found = [f"{self.packets} damaged packets could not be decoded"] if self.packets else []
+        found += [f"damaged pictures: {self.pictures}"] if self.pictures else []
         return [*found, *([f"it breaks off ({self.broken_off})"] if self.broken_off else [])]
 
 
@@ -134,11 +139,37 @@ def play(path: Path, damage: Damage) -> Iterator[av.VideoFrame]:
     """
     with _opened(path) as container:
         stream = video_stream(container, path)
-        stream.thread_type = "AUTO"
-        for packet in _packets(container, stream, damage):
+        packets = _packets(container, stream, damage)
+        first = next(packets, None)
+        # Slices side by side cost a tenth less of the processor than pictures side by side; most cameras write but one.
+        sliced = first is not None and slices_in(bytes(first), stream.codec_context) > 1
+        stream.thread_type = "SLICE" if sliced else "AUTO"
+        for packet in packets if first is None else itertools.chain([first], packets):
             yield from _decoded(stream, packet, damage)
         if damage.broken_off is not None:
             yield from _decoded(stream, None, damage)  # the decoder holds frames back; demux did not come to ask
+
+
+def slices_in(packet: bytes, codec: av.VideoCodecContext) -> int:
+    """Returns how many slices a packet's picture is coded in; 1 where that is not looked at: in all but H.264.
+
+    Args:
+        packet: as the container holds it: each NAL unit behind its length, as MP4 and Matroska have them, or behind
+            a start code (ISO/IEC 14496-15, 5.3; ITU-T H.264, annex B).
+        codec: of the stream.
+    """
+    if codec.name != "h264":
+        return 1
+    told = codec.extradata or b""
+    kinds = []
+    if told[:1] == b"\x01" and len(told) > 4:
+        size, place = (told[4] & 3) + 1, 0
+        while place + size < len(packet):
+            kinds.append(packet[place + size])
+            place += size + int.from_bytes(packet[place : place + size])
+    else:
+        kinds = [unit[0] for unit in packet.split(b"\0\0\1")[1:] if unit]
+    return max(1, sum(kind & 31 in _H264_SLICES for kind in kinds))
 
 
 def _opened(path: Path) -> av.container.InputContainer:
@@ -175,4 +206,5 @@ def _decoded(
     except av.error.FFmpegError:
         damage.packets += 1
         return
+    damage.pictures += sum(frame.is_corrupt for frame in frames)
     yield from frames

@@ -53,8 +53,9 @@ class Sampler:
         reading: how many frames of each, which step, which size.
 
     Attributes:
-        seconds: from the first frame to the end of the last; known once all windows are read, as the next two.
+        seconds: from the first frame to the end of the last; known once all windows are read, as the rest.
         gaps: windows that hold no frame.
+        lost: pictures that are in the file and could not be decoded.
         notes: what could not be read, in sentences.
     """
 
@@ -64,6 +65,7 @@ class Sampler:
     reading: Reading
     seconds: float = 0.0
     gaps: int = 0
+    lost: int = 0
     notes: list[str] = field(default_factory=list)
 
     def read(self, done: int = 0) -> Iterator[WindowFrames]:
@@ -82,7 +84,11 @@ class Sampler:
                 done += 1
                 yield shown
         except _OtherFramesError:
+            packets = len(timing.timestamps)
             timing = timing_of_frames(self.path, timing)
+            lost = packets - len(timing.timestamps)
+            # Of interlaced pictures each field may have a packet of its own.
+            self.lost = lost if abs(packets - 2 * len(timing.timestamps)) > 2 else 0
         else:
             return
         try:
@@ -121,6 +127,7 @@ class Sampler:
         assumed = [f"it tells no times; {float(1 / timing.interval):g} frames a second assumed"]
         self.notes = [
             *damage.notes(),
+            *([f"pictures that could not be decoded: {self.lost}"] if self.lost > 0 else []),
             *self._shorter_than_told(),
             *(assumed if stamps[0] is None and stamps[-1] is None else []),
         ]
