@@ -33,7 +33,7 @@ from tillwatch.config import (
 )
 from tillwatch.errors import ConfigError, Interrupted, RunError, TillwatchError, did_you_mean, one_line
 from tillwatch.files import readable, to_nobody
-from tillwatch.signals import ignore_signals
+from tillwatch.signals import ignore_signals, sigterm_exits
 
 if TYPE_CHECKING:
     from tillwatch.data.store import ClipStore, Entry
@@ -600,7 +600,7 @@ def cut(
     from tillwatch.training.runlog import RunLog
 
     settings = CutSettings(label=label, normal=normal, normals_per_event=normals_per_event, margin_s=margin, seed=seed)
-    with RunLog().progress("cutting files") as on_file:
+    with sigterm_exits(), RunLog().progress("cutting files") as on_file:
         report = run_cut(footage, events, dst, settings, on_file)
     for file, reason in report.left_out:
         _warn(f"{file} left out: {reason}.")

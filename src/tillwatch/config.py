@@ -191,8 +191,8 @@ class TrainConfig:
 
     @property
     def early_epochs(self) -> int:
-        """How many epochs ``early_share`` of all is."""
-        return round(self.early_share * self.epochs)
+        """How many epochs ``early_share`` of all is; one at least is left at full size."""
+        return min(round(self.early_share * self.epochs), self.epochs - 1)
 
     @property
     def step_clips(self) -> int:

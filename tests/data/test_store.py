@@ -31,6 +31,7 @@ from tillwatch.data import dataset as dataset_module
 from tillwatch.data import store as store_module
 from tillwatch.data.catalog import Clip, find_clips
 from tillwatch.data.dataset import VideoFrameDataset, read_clip
+from tillwatch.data.fingerprints import fingerprint_of
 from tillwatch.data.loader import evaluation_loader, training_loader
 from tillwatch.data.store import KEEP_FREE as KEPT_FREE  # other tests leave nothing free
 from tillwatch.data.store import ClipStore, default_store_folder, fingerprint
@@ -63,6 +64,28 @@ def clips(root: Path) -> tuple[Clip, ...]:
 def folder(tmp_path: Path) -> Path:
     """Where the store lies; not there yet."""
     return tmp_path / "cache" / "clips"
+
+
+def test_a_damaged_fingerprint_is_taken_anew(clips: tuple[Clip, ...], folder: Path) -> None:
+    store = a_store(folder)
+    taken = fingerprint_of(clips[0], store)
+    (entry,) = [path for path in folder.rglob("*") if path.is_file() and b"PK" in path.read_bytes()]
+    data = bytearray(entry.read_bytes())
+    data[data.index(b"PK") + 60] ^= 1
+    entry.write_bytes(data)
+    again = fingerprint_of(clips[0], a_store(folder))
+    assert taken is not None
+    assert again is not None
+    assert all(np.array_equal(value, getattr(again, name)) for name, value in vars(taken).items())
+
+
+def test_an_entry_whose_numbers_are_of_no_kind_is_none(clips: tuple[Clip, ...], folder: Path) -> None:
+    store = a_store(folder)
+    store.keep(clips[0], READING, read_clip(clips[0], READING))
+    (entry,) = [path for path in folder.rglob("*") if path.is_file()]
+    entry.write_bytes(entry.read_bytes().replace(b'"|u1"', b'",u1"'))
+    assert a_store(folder).find(clips[0], READING) is None
+    assert len(a_store(folder).verify()[1]) == 1
 
 
 def a_store(folder: Path) -> ClipStore:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -249,6 +251,23 @@ def test_an_event_ends_with_its_file_and_is_cut_once(
     assert "the theft from 0.2 to 0.6 s is in the table more than once and was cut once" in err
     assert "from 1 to" not in err  # a time that was rounded up
     assert sorted(row["end_s"] for row in rows(tmp_path / "clips")) == ["0.600", "3.000", "3.000"]
+
+
+def test_a_cut_that_is_terminated_leaves_nothing(
+    tmp_path: Path, make_footage: MakeFootage, run_cut: RunCut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_footage(tmp_path / "a.mp4", range(75))
+    finish = H264File.finish
+
+    def terminated(self: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return finish(self)
+
+    monkeypatch.setattr(H264File, "finish", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_cut(path, HEAD + "a.mp4,0,1,theft\na.mp4,2,3,theft\n", tmp_path / "clips")[0] == 143
+    assert not (tmp_path / "clips").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_event_is_cut_where_a_clock_has_started_again(

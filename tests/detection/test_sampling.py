@@ -73,15 +73,15 @@ def test_a_window_shows_what_a_clip_cut_there_does(
         np.testing.assert_array_equal(one.frames, of_clip)
 
 
-@pytest.mark.parametrize("name", ["25", "29.97"])
+@pytest.mark.parametrize("name", RECORDINGS)
 def test_a_step_by_rate_is_that_of_a_clip_cut_there(
     name: str, tmp_path: Path, make_footage: MakeFootage, cut_losslessly: CutLosslessly
 ) -> None:
     ticks, time_base, rate = RECORDINGS[name]
     path = make_footage(tmp_path / "footage.mp4", ticks, time_base, rate)
-    one = list(sampler(path, step=FrameStep(fps=8)).read())[2]
-    clip = cut_losslessly(path, one.window.first, one.window.stop, tmp_path / "clip.mp4")
-    np.testing.assert_array_equal(one.frames, read_video(clip, 5, FrameStep(fps=8), (28, 30)))
+    for one in list(sampler(path, step=FrameStep(fps=8)).read())[:5]:
+        clip = cut_losslessly(path, one.window.first, one.window.stop, tmp_path / "clip.mp4")
+        np.testing.assert_array_equal(one.frames, read_video(clip, 5, FrameStep(fps=8), (28, 30)))
 
 
 def test_only_frames_that_a_window_takes_are_converted_and_each_once(

@@ -52,15 +52,17 @@ def test_auto_on_a_gpu_takes_what_it_computes_in(
     assert choose_precision("auto", "cuda", "r3d_18").name == expected
 
 
-@pytest.mark.parametrize("asked", ["fp32", "bf16"])
-def test_what_is_asked_for_is_taken(asked: str) -> None:
-    chosen = choose_precision(asked, "cpu", "r3d_18")
+@pytest.mark.parametrize(("asked", "arch"), [("fp32", "r3d_18"), ("bf16", "r2plus1d_18")])
+def test_what_is_asked_for_is_taken(asked: str, arch: str) -> None:
+    chosen = choose_precision(asked, "cpu", arch)
     assert (chosen.name, chosen.why) == (asked, "as asked")
 
 
 def test_impossible_precisions_are_refused() -> None:
     with pytest.raises(ConfigError, match="--precision fp16 needs a GPU"):
         choose_precision("fp16", "cpu", "r2plus1d_18")
+    with pytest.raises(ConfigError, match="--precision bf16: r3d_18 has convolutions in three dimensions"):
+        choose_precision("bf16", "cpu", "r3d_18")
     with pytest.raises(ConfigError, match="--precision is 'int4'; it must be"):
         choose_precision("int4", "cpu", "r2plus1d_18")
 

@@ -343,7 +343,7 @@ def test_statistics_of_another_size_are_forgotten() -> None:
     assert norm.momentum == 0.1
 
 
-@pytest.mark.parametrize(("early_share", "times"), [(0.0, 0), (0.5, 1), (1.0, 0)])
+@pytest.mark.parametrize(("early_share", "times"), [(0.0, 0), (0.5, 1), (1.0, 1)])
 def test_statistics_are_taken_anew_once_when_clips_grow(
     early_share: float,
     times: int,
@@ -404,7 +404,7 @@ def test_a_store_that_cannot_be_written_is_said_once_and_training_goes_on(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     log = quiet()
-    train(frame_root, tmp_path / "run", tiny_config(epochs=2, cache_folder=tmp_path / "file"), log)
+    train(frame_root, tmp_path / "run", tiny_config(epochs=2, cache_folder=tmp_path / "file" / "cache"), log)
     text = log.console.export_text()
     assert text.count("so they are decoded each time, which is slower") == 1
     assert (tmp_path / "run/model.pth").is_file()

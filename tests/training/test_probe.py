@@ -45,6 +45,32 @@ def test_only_the_head_learns(
     assert changed == {"fc.1.weight", "fc.1.bias"}  # not even batch norm's statistics
 
 
+def test_large_batches_of_the_head_are_no_batches_of_clips(
+    tmp_path: Path, tiny_run: tuple[Path, Path], frozen: Config, quiet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    forward = Backbone.__call__
+
+    def counted(self: Backbone, clips: torch.Tensor) -> torch.Tensor:
+        seen.append(len(clips))
+        return forward(self, clips)
+
+    monkeypatch.setattr(Backbone, "__call__", counted)
+    train(tiny_run[0], tmp_path / "run", frozen(group_pattern=r"day\d", batch_size=64), quiet())
+    assert max(seen) == 8
+
+
+@pytest.mark.parametrize("where", ["data/cache", "file"])
+def test_a_cache_folder_that_cannot_be_one_is_refused(
+    where: str, tmp_path: Path, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any
+) -> None:
+    data = shutil.copytree(tiny_run[0], tmp_path / "data")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--cache-folder .* (lies inside the data folder|is a file)"):
+        train(data, tmp_path / "run", tiny_config(cache_folder=tmp_path / where), quiet())
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_run_folder_is_the_same_as_any_other(
     tmp_path: Path, tiny_run: tuple[Path, Path], frozen: Config, quiet: Any
 ) -> None:

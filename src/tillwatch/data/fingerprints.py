@@ -90,8 +90,9 @@ def take_fingerprints(
 def fingerprint_of(clip: Clip, store: ClipStore | None = None) -> Fingerprint | None:
     """Returns a clip's fingerprint, from the store if it is there; None if no frame can be read."""
     try:
-        if store is not None and (kept := store.find(clip, _READING, _KEPT_AS)) is not None:
-            return _unpacked(kept)
+        kept = None if store is None else store.find(clip, _READING, _KEPT_AS)
+        if kept is not None and (known := _unpacked(kept)) is not None:
+            return known
         taken = _take(clip)
         if store is not None and taken is not None:
             store.keep(clip, _READING, _packed(taken), _KEPT_AS)
@@ -193,7 +194,11 @@ def _packed(taken: Fingerprint) -> NDArray[np.uint8]:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def _unpacked(kept: NDArray[np.uint8]) -> Fingerprint:
-    with np.load(io.BytesIO(kept.tobytes()), allow_pickle=False) as arrays:
-        values = {name: arrays[name] for name in arrays.files}
-    return Fingerprint(**{name: value if value.ndim else value.item() for name, value in values.items()})
+def _unpacked(kept: NDArray[np.uint8]) -> Fingerprint | None:
+    """Returns what was kept; None if it is damaged."""
+    try:
+        with np.load(io.BytesIO(kept.tobytes()), allow_pickle=False) as arrays:
+            values = {name: arrays[name] for name in arrays.files}
+        return Fingerprint(**{name: value if value.ndim else value.item() for name, value in values.items()})
+    except Exception:  # zipfile, zlib and numpy have a dozen words for it
+        return None

@@ -321,7 +321,7 @@ def _map(path: Path) -> tuple[dict[str, Any], NDArray[Any] | None]:
         if not {"source", "fingerprint", "digest"} <= set(head):
             return head, None
         frames: NDArray[Any] = np.frombuffer(mapped, dtype, offset=start).reshape(shape)  # fails unless all is there
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError):  # the last from a dtype's name
         return head if isinstance(head, dict) else {}, None
     return head, frames
 

@@ -235,7 +235,7 @@ class _Collecting:
     def left_out(self) -> list[tuple[str, str]]:
         """Returns what there is not of it, and why."""
         where = f"of {self.recording.file} at {timecode(self.incident.start_s)}"
-        lacks = {"left_out": "clip", "annotated_left_out": "annotated video"}
+        lacks = {"left_out": "clip", "filmstrip_left_out": "filmstrip", "annotated_left_out": "annotated video"}
         return [(f"{what} {where}", self.entry[key]) for key, what in lacks.items() if key in self.entry]
 
 

@@ -95,7 +95,7 @@ def _manifests(folders: Sequence[Path]) -> list[Path]:
 def _read(manifest: Path) -> tuple[list[str], datetime]:
     """Returns what a manifest names, and when it was collected."""
     try:
-        if manifest.with_name(SEAL).read_text(encoding="utf-8") != seal_of(manifest):
+        if manifest.with_name(SEAL).read_bytes() != seal_of(manifest).encode():
             raise DataError(f"{MANIFEST} is not the one that {SEAL} is of, so what it names is not believed")
         record: Mapping[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
         collected = datetime.fromisoformat(record["collected"])

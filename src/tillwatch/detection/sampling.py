@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from tillwatch.detection.windows import Grid, Window, timeline, windows_of
 from tillwatch.errors import ClipError
 
 _MISSING_S, _MISSING_SHARE, _MOST_MISSING_S = 0.5, 0.01, 5.0  # of a recording: less is a rounded duration
+
+_FEWEST_FOR_A_RATE = 3  # frames of a window that tell how many there are a second
+_SAME_RATE = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +104,7 @@ class Sampler:
         if not stamps:
             raise ClipError(f"{self.path}: holds no frame that can be decoded.")
         ticks = timeline(stamps, timing.time_base, timing.interval)
-        every = self.reading.step.of_source(None if timing.fps is None else float(timing.fps))
+        every = self._step(ticks, timing)
         damage = Damage()
         windows = _Windows(
             windows_of(ticks, timing.time_base, self.grid, every=every, num_frames=self.reading.num_frames),
@@ -131,6 +134,25 @@ class Sampler:
             *self._shorter_than_told(),
             *(assumed if stamps[0] is None and stamps[-1] is None else []),
         ]
+
+    def _step(self, ticks: NDArray[np.int64], timing: Timing) -> int | Callable[[int, int], int]:
+        """Returns the frame step; of one by rate, what a clip cut there would have: a rate may vary within a file."""
+        step = self.reading.step
+        whole = step.of_source(None if timing.fps is None else float(timing.fps))
+        if step.fps is None or timing.fps is None:
+            return whole
+        of_file = float(timing.fps * timing.time_base)  # frames a tick
+
+        def of_window(first: int, stop: int) -> int:
+            if stop - first < _FEWEST_FOR_A_RATE:
+                return whole
+            lasts = float(ticks[stop - 1] - ticks[first]) + 1 / of_file  # the last frame as long as any
+            rate = (stop - first) / lasts
+            if abs(rate / of_file - 1) < _SAME_RATE:  # timestamps are rounded, and no reason for another step
+                return whole
+            return step.of_source(rate / float(timing.time_base))
+
+        return of_window
 
     def _shorter_than_told(self) -> list[str]:
         """An .mp4 that breaks off ends without an error: its head alone tells that there was more."""

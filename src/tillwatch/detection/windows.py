@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,6 +14,7 @@ from tillwatch.clip_spec import frame_indices
 from tillwatch.errors import ConfigError
 
 _JITTER_S = 1  # back by less is a muxer's jitter, back by more a clock that was set or wrapped
+_SHORTEST_S = Fraction(1, 1000)  # of a window and a stride
 _LEAP_S = 24 * 3600  # no recorder leaves a longer gap within one file
 
 
@@ -29,11 +30,12 @@ class Grid:
     stride: Fraction
 
     def __post_init__(self) -> None:
-        if self.length <= 0:
-            raise ConfigError(f"--window is {float(self.length):g}; it must be a positive number of seconds.")
-        if not 0 < self.stride <= self.length:
+        shortest = f"{float(_SHORTEST_S):g}"
+        if self.length < _SHORTEST_S:
+            raise ConfigError(f"--window is {float(self.length):g}; it must be at least {shortest} seconds.")
+        if not _SHORTEST_S <= self.stride <= self.length:
             raise ConfigError(
-                f"--stride is {float(self.stride):g}; it must be over 0 and at most the window's "
+                f"--stride is {float(self.stride):g}; it must be at least {shortest} and at most the window's "
                 f"{float(self.length):g} s, or footage between windows is never looked at."
             )
 
@@ -117,7 +119,12 @@ def timeline(timestamps: Sequence[int | None], time_base: Fraction, interval: Fr
 
 
 def windows_of(
-    ticks: NDArray[np.int64], time_base: Fraction, grid: Grid, *, every: int, num_frames: int
+    ticks: NDArray[np.int64],
+    time_base: Fraction,
+    grid: Grid,
+    *,
+    every: int | Callable[[int, int], int],
+    num_frames: int,
 ) -> Iterator[Window]:
     """Yields the windows of a recording in order, each with the frames that a clip cut there would give.
 
@@ -129,7 +136,7 @@ def windows_of(
         ticks: int64 ``(N,)``, as :func:`timeline` returns it.
         time_base: seconds a tick.
         grid: where windows lie.
-        every: the frame step.
+        every: the frame step, or what tells that of the frames from ``first`` to ``stop - 1``.
         num_frames: to be taken of each window.
     """
     number = 0
@@ -138,8 +145,9 @@ def windows_of(
         end = start + grid.length
         first, stop = np.searchsorted(ticks, [math.ceil(start / time_base), math.ceil(end / time_base)]).tolist()
         if first < stop:
-            available = -(-(stop - first) // every)
-            frames = first + every * frame_indices(available, num_frames)
+            step = every if isinstance(every, int) else every(first, stop)
+            available = -(-(stop - first) // step)
+            frames = first + step * frame_indices(available, num_frames)
             yield Window(
                 number=number, start=start, end=end, first=first, stop=stop, available=available, frames=frames
             )

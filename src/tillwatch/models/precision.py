@@ -46,10 +46,15 @@ def choose_precision(asked: str, device: str, arch: str) -> Precision:
         arch: the network.
 
     Raises:
-        ConfigError: for fp16 on a CPU.
+        ConfigError: for fp16 on a CPU, and for bf16 there where its gradients may be wrong.
     """
     if asked == "fp16" and device == "cpu":
         raise ConfigError("--precision fp16 needs a GPU; on a CPU take bf16, or auto.")
+    if asked == "bf16" and device == "cpu" and not folds_whole(arch):
+        raise ConfigError(
+            f"--precision bf16: {arch} has convolutions in three dimensions, whose gradients may be garbage in bf16 "
+            "on a CPU; take fp32, or auto."
+        )
     if asked != "auto":
         return Precision(_known(asked), "as asked")
     if device == "cuda":

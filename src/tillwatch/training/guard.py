@@ -85,7 +85,16 @@ class StepGuard:
         """Gradients are computed from the last layer to the first, so they go wrong at the last that is wrong."""
         wrong = [name for name, p in self.module.named_parameters() if p.grad is not None and not _finite(p.grad)]
         if not wrong:
-            return "each is finite, their sum of squares is not: they are far too large."
+            sizes = {
+                name: float(parameter.grad.double().norm())  # squares that fp32 could not hold
+                for name, parameter in self.module.named_parameters()
+                if parameter.grad is not None
+            }
+            largest = max(sizes, key=sizes.__getitem__)
+            return (
+                "each is finite, their sum of squares is not: they are far too large, most of all that of "
+                f"{largest} (norm {sizes[largest]:.2g})."
+            )
         return f"{wrong[-1]} is the first on the way back ({len(wrong)} are not finite)."
 
 

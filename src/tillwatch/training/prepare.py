@@ -116,6 +116,7 @@ def prepare(
         )
     event = choose_event(search.classes, config.event)
     check_groups(search, config)
+    _check_cache_folder(data, config.cache_folder)
     if config.weights == KINETICS:
         fetch_kinetics(config.arch)
     elif config.weights != "none" and not Path(config.weights).exists():
@@ -321,6 +322,15 @@ def _lengths(catalog: Catalog, sides: Mapping[str, str]) -> tuple[Lengths | None
     learnt_from = [clip for clip in catalog.clips if sides[clip.name] == "train"]
     seconds = Lengths.of([s for clip in learnt_from if (s := clip.seconds) is not None])
     return seconds, Lengths.of([clip.stepped_frames for clip in learnt_from])
+
+
+def _check_cache_folder(data: Path, folder: Path | None) -> None:
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--cache-folder {folder} is a file; give a folder.")
+    if data.resolve() in folder.resolve().parents:
+        raise ConfigError(f"--cache-folder {folder} lies inside the data folder {data}; give another.")
 
 
 def _store(config: TrainConfig) -> ClipStore | None:

@@ -28,6 +28,7 @@ from tillwatch.training.prepare import Job
 from tillwatch.training.runlog import RunLog
 
 _AT_ONCE = 256  # rows of features in one validation batch
+_CLIPS_AT_ONCE = 8  # through the backbone
 
 
 class Head(nn.Module):
@@ -153,7 +154,8 @@ def _features_of_side(
     missing = [clip for clip in clips if clip.name not in features]
     if missing:
         dataset = dataset_of(job.spec, missing, transform, store=store)
-        loader = evaluation_loader(dataset, config.clips_at_once, workers=job.workers)
+        # The head's batches may be large: its clips are but features.
+        loader = evaluation_loader(dataset, min(config.clips_at_once, _CLIPS_AT_ONCE), workers=job.workers)
         with log.progress(f"features of the {side} clips") as on_batch:
             for number, batch in enumerate(loader, start=1):
                 skipped.update({skip.name: skip for skip in batch.skipped})
