@@ -30,6 +30,7 @@ from torchvision.models.video import r2plus1d_18
 
 from tillwatch.clip_spec import ClipSpec, Preprocessing
 from tillwatch.config import RECIPES, TrainConfig
+from tillwatch.data.transforms import KINETICS_MEAN, KINETICS_STD, ClipTransform
 from tillwatch.evaluation.evaluate import Scores, clips_of_run, score_clips
 from tillwatch.evaluation.exporting import export_run
 from tillwatch.evaluation.metrics import compute_metrics
@@ -121,6 +122,29 @@ def seconds_a_window(size: tuple[int, int], rounds: int, exported: Path | None =
     return statistics.median(times[0]), statistics.median(times[1])
 
 
+def prepared_row(size: tuple[int, int], rounds: int = 9) -> Row:
+    """Returns how long a batch of bytes takes to become what an engine is given: looked up, and computed for torch."""
+    num_frames, side = size
+    resize = side * 8 // 7
+    shape = (_BATCH, num_frames, resize, resize, 3)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ways = [
+        ClipTransform((resize, resize), (side, side), KINETICS_MEAN, KINETICS_STD, augment=False, planar=planar)
+        for planar in (True, False)
+    ]
+    times: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for transform, own in zip(ways, times, strict=True):
+            started = time.perf_counter()
+            batch = transform.batch(frames, [transform.place()] * _BATCH)
+            for clip in batch:
+                clip.contiguous()
+            own.append(time.perf_counter() - started)
+    ours, theirs = (1000 * statistics.median(own) for own in times)
+    what = f"{_BATCH} windows of bytes made ready for an engine, looked up against computed"
+    return Row(_LINE, what, f"{ours:.0f} ms", f"{theirs:.0f} ms", f"{theirs / ours:.1f}", "printed", None)
+
+
 def cross_validated(frames: Path, results: Path, quick: bool) -> Path:
     """Returns a small network's cross-validation on frame folders; what an earlier one left whole is not done again."""
     out, settings, parts = results / "folds", QUICK_FOLDS if quick else FOLDS, 2 if quick else 5
@@ -177,6 +201,7 @@ def rows(crossval: Path | None, quick: bool, exported: Path | None = None) -> li
             None if quick else plain / fast >= TIMES_AS_FAST,
         )
     ]
+    table.append(prepared_row(size))
     if crossval is None:
         return table
     model, ours, theirs = out_of_fold(crossval, 1 if quick else None)

@@ -275,7 +275,7 @@ def test_an_event_is_cut_where_a_clock_has_started_again(
 ) -> None:
     piece = make_footage(tmp_path / "piece.ts", range(60))
     (tmp_path / "both.ts").write_bytes(2 * piece.read_bytes())
-    table = HEAD + "both.ts,3,4,theft\n"
+    table = HEAD + "both.ts,2,3,theft\n"  # the first of both ends at 2.4
     code, _, err = run_cut(tmp_path / "both.ts", table, tmp_path / "clips", "--normals-per-event", 0)
     assert (code, err) == (0, "")
     (row,) = rows(tmp_path / "clips")

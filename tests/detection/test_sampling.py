@@ -73,11 +73,14 @@ def test_a_window_shows_what_a_clip_cut_there_does(
         np.testing.assert_array_equal(one.frames, of_clip)
 
 
-@pytest.mark.parametrize("name", RECORDINGS)
+TWO_RATES = {"two rates": ([*range(0, 3000, 40), *range(3000, 9000, 200)], Fraction(1, 1000), Fraction(12))}
+
+
+@pytest.mark.parametrize("name", [*RECORDINGS, *TWO_RATES])
 def test_a_step_by_rate_is_that_of_a_clip_cut_there(
     name: str, tmp_path: Path, make_footage: MakeFootage, cut_losslessly: CutLosslessly
 ) -> None:
-    ticks, time_base, rate = RECORDINGS[name]
+    ticks, time_base, rate = {**RECORDINGS, **TWO_RATES}[name]
     path = make_footage(tmp_path / "footage.mp4", ticks, time_base, rate)
     for one in list(sampler(path, step=FrameStep(fps=8)).read())[:5]:
         clip = cut_losslessly(path, one.window.first, one.window.stop, tmp_path / "clip.mp4")
