@@ -120,6 +120,22 @@ def test_a_stream_without_times_is_named(tmp_path: Path, make_footage: MakeFoota
         remux(source, 0, 1, tmp_path / "clip")
 
 
+def test_a_recording_without_whole_pictures_is_cut_where_its_decoder_shows_some(
+    tmp_path: Path, make_footage: MakeFootage
+) -> None:
+    """Intra refresh: behind each point that one may begin at, nothing is shown until all of the picture is renewed."""
+    options = {"g": "20", "x264-params": "intra-refresh=1:bframes=0"}
+    source = make_footage(tmp_path / "a.ts", list(range(120)), **options)
+    frames = [frame.to_ndarray(format="rgb24") for frame in decode_video(source)]
+    for start_s in (0.2, 3.0):
+        told = remux(source, start_s, start_s + 1, tmp_path / "clip")
+        shown = [frame.to_ndarray(format="rgb24") for frame in decode_video(tmp_path / told["clip"])]
+        assert len(shown) == told["clip_frames"]
+        first = round(told["clip_start_s"] * 25)
+        assert first <= start_s * 25
+        np.testing.assert_array_equal(shown, frames[first : first + len(shown)])
+
+
 def test_a_recording_whose_clock_starts_again_is_named(tmp_path: Path, make_footage: MakeFootage) -> None:
     """Its second half has the times of the first, so a clip by times would be of another moment."""
     piece = make_footage(tmp_path / "piece.ts", list(range(60)), bf="2")

@@ -41,6 +41,8 @@ UNFINISHED = "unfinished"
 
 _NOT_FINISHED = "This evidence is not finished; the command that began it begins anew.\n"
 _FURTHER_BACK_S = 20
+_MOST_EARLIER = 10  # beginnings that are tried
+_ROUNDED_S = Fraction(1, 1000)  # as some containers round timestamps
 _PICTURES, _PICTURE_HEIGHT, _GAP, _JPEG_QUALITY = 6, 180, 4, 85  # of a filmstrip
 
 _OURS = re.compile(r"\d{4}_|\..*\.part$")  # names of what is made of incidents, and of what is half-written
@@ -254,6 +256,41 @@ def remux(source: Path, start_s: float, end_s: float, stem: Path) -> dict[str, A
         ClipError: if the file cannot be read, or only by encoding it anew.
     """
     first, begin, end, time_base = _in_ticks(source, start_s, end_s)
+    part = _remux_from(source, first, begin, end, time_base, stem)
+    if part is None:
+        raise ClipError(f"{source}: no key frame is found before the incident.")
+    # Where a recording has no whole pictures, the decoder shows none for a while: an earlier beginning is wanted then.
+    for _ in range(_MOST_EARLIER):
+        if part.shown[0] <= begin:
+            break
+        earlier = _remux_from(source, first, part.begins - 1, end, time_base, stem)
+        if earlier is None:
+            break
+        part = earlier
+    return {
+        "clip": part.name,
+        "clip_start_s": round(float((part.shown[0] - first) * time_base), 3),
+        "clip_frames": len(part.shown),
+    }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a recording as a file of its own; timestamps are the recording's.
+
+    Attributes:
+        name: of the file.
+        begins: the timestamp of its first picture.
+        shown: those of the pictures that a decoder shows of it, ascending.
+    """
+
+    name: str
+    begins: int
+    shown: Sequence[int]
+
+
+def _remux_from(source: Path, first: int, begin: int, end: int, time_base: Fraction, stem: Path) -> _Part | None:
+    """Writes from the last key frame shown by ``begin`` to the last picture before ``end``; None if there is none."""
     # Some containers seek to a place near by, and a key frame may lie long before: try further and further back, and
     # at last from the very beginning, for there may be no place before the first frame that one can seek to.
     for place in (begin, max(first, begin - math.ceil(_FURTHER_BACK_S / time_base)), None):
@@ -261,13 +298,20 @@ def remux(source: Path, start_s: float, end_s: float, stem: Path) -> dict[str, A
             stream = video_stream(container, source)
             packets = _packets_between(container, stream, place, begin, end)
             if packets:
-                begins = min(packet.pts for packet in packets)
-                return {
-                    "clip": _mux(source, stream, packets, stem).name,
-                    "clip_start_s": round(float((begins - first) * time_base), 3),
-                    "clip_frames": len(packets),
-                }
-    raise ClipError(f"{source}: no key frame is found before the incident.")
+                stamps = sorted(packet.pts for packet in packets)
+                path = _mux(source, stream, packets, stem)
+                return _Part(path.name, stamps[0], _shown_of(path, stamps, time_base) or stamps)
+    return None
+
+
+def _shown_of(path: Path, stamps: Sequence[int], time_base: Fraction) -> list[int]:
+    """Returns those of a clip's timestamps, as the recording has them, from which on a decoder shows its pictures."""
+    opening = next((frame for frame in play(path, Damage()) if frame.pts is not None and frame.time_base), None)
+    if opening is None:
+        return []
+    timing = timing_of_packets(path)
+    late = ((opening.pts or 0) - (timing.timestamps[0] or 0)) * timing.time_base
+    return [stamp for stamp in stamps if (stamp - stamps[0]) * time_base >= late - _ROUNDED_S]
 
 
 def _mux(source: Path, stream: Any, packets: Sequence[Any], stem: Path) -> Path:

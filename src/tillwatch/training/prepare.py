@@ -304,11 +304,13 @@ def _precision(config: TrainConfig, device: str) -> Precision:
 
 def _early(config: TrainConfig, num_frames: int, crop: Size) -> Early | None:
     """Returns what ``--early-share`` asks for, at sizes that the network can take."""
-    if not config.early_epochs:
+    if not config.early_share:
         return None
     known = architecture(config.arch)
     if known.fixed:
         raise ConfigError(f"{config.arch} takes clips of one size only; drop --early-share, or --recipe fast.")
+    if not config.early_epochs:
+        return None
     frames = max(known.min_frames, min(2, num_frames), round(num_frames * config.early_frames))
     side = max(known.min_crop, round(crop[0] * config.early_pixels))
     check_input_size(config.arch, frames, (side, side))
