@@ -108,7 +108,7 @@ def test_hours_are_of_footage_without_its_gaps() -> None:
     scan = scan_of({"a.mp4": [0.1] * 9, "b.mp4": [0.1] * 5})
     one, other = scan.recordings
     assert scan.hours == pytest.approx(20 / 3600)
-    assert replace(scan, recordings=(one, replace(other, gaps=4))).hours == pytest.approx(16 / 3600)
+    assert replace(scan, recordings=(one, replace(other, pauses_s=4.0))).hours == pytest.approx(16 / 3600)
 
 
 def test_no_wall_clock_where_the_name_tells_none(tmp_path: Path) -> None:

@@ -83,8 +83,9 @@ def test_a_step_by_rate_is_that_of_a_clip_cut_there(
     ticks, time_base, rate = {**RECORDINGS, **TWO_RATES}[name]
     path = make_footage(tmp_path / "footage.mp4", ticks, time_base, rate)
     for one in list(sampler(path, step=FrameStep(fps=8)).read())[:5]:
-        clip = cut_losslessly(path, one.window.first, one.window.stop, tmp_path / "clip.mp4")
-        np.testing.assert_array_equal(one.frames, read_video(clip, 5, FrameStep(fps=8), (28, 30)))
+        for suffix in (".mp4", ".mkv"):
+            clip = cut_losslessly(path, one.window.first, one.window.stop, tmp_path / f"clip{suffix}")
+            np.testing.assert_array_equal(one.frames, read_video(clip, 5, FrameStep(fps=8), (28, 30)))
 
 
 def test_only_frames_that_a_window_takes_are_converted_and_each_once(
@@ -170,6 +171,7 @@ def test_a_gap_in_the_recording_stays_one(tmp_path: Path, make_footage: MakeFoot
     shown = list(reader.read())
     assert reader.seconds == pytest.approx(310 / 25)
     assert reader.gaps > 15
+    assert reader.pauses_s == pytest.approx(reader.seconds - 60 / 25)
     assert len(shown) + reader.gaps == shown[-1].window.number + 1
     assert all(one.window.stop <= 30 or one.window.first >= 30 for one in shown)
 

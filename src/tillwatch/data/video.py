@@ -32,6 +32,9 @@ VIDEO_SUFFIXES = frozenset(_CONTAINERS | _OLDER_CONTAINERS | _BARE_STREAMS)
 _BILINEAR, _EXACT = 2, 0x40000
 
 
+_FEWEST_FOR_A_RATE, _SAME_RATE = 3, Fraction(1, 50)
+
+
 class _OfThisThread(threading.local):
     """To set a converter up takes longer than to convert a small frame; two threads cannot share one."""
 
@@ -260,11 +263,32 @@ def _count_packets(path: Path) -> VideoInfo:
         with open_container(path) as container:
             stream = video_stream(container, path)
             # Packets before an edit list's start are decoded, but not shown.
-            num_frames = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
-            rate = stream.average_rate or stream.guessed_rate
+            stamps = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
     except (av.error.FFmpegError, OSError) as error:
         raise ClipError(unreadable(path, error)) from None
-    return VideoInfo(num_frames=num_frames, fps=Fraction(rate) if rate else None)
+    known = [stamp for stamp in stamps if stamp is not None]
+    span = max(known) - min(known) if len(known) == len(stamps) > 0 else 0
+    return VideoInfo(
+        num_frames=len(stamps), fps=true_rate(Fraction(rate), len(stamps), span * Fraction(time_base)) if rate else None
+    )
+
+
+def true_rate(told: Fraction, num_frames: int, span: Fraction) -> Fraction:
+    """Returns frames a second by what frames are apart, where that is not the rate that a file tells.
+
+    Matroska tells the rate that its maker meant, also of a film whose rate varies.
+
+    Args:
+        told: by the file.
+        num_frames: of a film, or of a part of one.
+        span: seconds from the first of them to the last; 0 if unknown.
+    """
+    if num_frames < _FEWEST_FOR_A_RATE or span <= 0:
+        return told
+    rate = (num_frames - 1) / span
+    # Timestamps are rounded; and a tenth is no rate, but a pause or a clock that was set.
+    return told if abs(rate / told - 1) < _SAME_RATE or rate < told / 10 else rate
 
 
 def open_container(path: Path) -> av.container.InputContainer:

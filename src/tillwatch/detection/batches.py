@@ -77,6 +77,7 @@ class Ended:
     file: int
     seconds: float
     gaps: int
+    pauses_s: float
     notes: tuple[str, ...]
 
 
@@ -200,7 +201,7 @@ def _read_file(classifier: Classifier, work: Work, way: Way) -> Iterator[_Read]:
     except DataError as error:
         yield LeftOut(work.file, one_line(error).removeprefix(f"{path}: ").rstrip("."))
     else:
-        yield Ended(work.file, sampler.seconds, sampler.gaps, tuple(sampler.notes))
+        yield Ended(work.file, sampler.seconds, sampler.gaps, sampler.pauses_s, tuple(sampler.notes))
 
 
 def _scores(classifier: Classifier, batch: Sequence[tuple[int, WindowFrames]]) -> list[tuple[int, WindowScore]]:

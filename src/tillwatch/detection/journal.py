@@ -17,18 +17,21 @@ from tillwatch.locks import open_held, release, take
 JOURNAL = "journal.jsonl"
 
 
+_OF_ENDED = ("seconds", "gaps", "notes")
+
+
 @dataclass
 class Progress:
     """What is known of one file.
 
     Attributes:
         scores: of the windows scored or gated so far, in order.
-        ended: seconds, gaps and notes, once it was read to its end.
+        ended: seconds, gaps, pauses and notes, once it was read to its end.
         left_out: why it was not; None if it was, or is not finished.
     """
 
     scores: list[WindowScore] = field(default_factory=list)
-    ended: Mapping[str, Any] | None = None
+    ended: dict[str, Any] | None = None
     left_out: str | None = None
 
     @property
@@ -90,9 +93,9 @@ class Journal:
         for file, score in scores:
             self.files[file].scores.append(score)
 
-    def ended(self, file: int, seconds: float, gaps: int, notes: Sequence[str]) -> None:
+    def ended(self, file: int, seconds: float, gaps: int, pauses_s: float, notes: Sequence[str]) -> None:
         """Notes that a file was read to its end."""
-        self._note(file, {"seconds": seconds, "gaps": gaps, "notes": list(notes)})
+        self._note(file, {"seconds": seconds, "gaps": gaps, "pauses_s": pauses_s, "notes": list(notes)})
 
     def left_out(self, file: int, reason: str) -> None:
         """Notes that a file cannot be scanned."""
@@ -142,7 +145,8 @@ class Journal:
             self.files[record["file"]].left_out = record["left_out"]
         elif "seconds" in record:
             progress = self.files[record["file"]]
-            progress.ended, progress.left_out = {key: record[key] for key in ("seconds", "gaps", "notes")}, None
+            progress.ended, progress.left_out = {key: record[key] for key in _OF_ENDED}, None
+            progress.ended["pauses_s"] = record.get("pauses_s", 0.0)  # an earlier version did not look
 
 
 def _whole_lines(path: Path) -> list[str]:

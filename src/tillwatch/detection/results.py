@@ -87,6 +87,7 @@ class Recording:
         regions: that were looked at; None is the whole picture.
         scores: of its windows, in order.
         gaps: windows that hold no frame.
+        pauses_s: seconds of it that nobody filmed: between frames that are over a second apart.
         notes: what was noticed, in sentences.
     """
 
@@ -97,6 +98,7 @@ class Recording:
     regions: Mapping[str, Roi | None]
     scores: Sequence[WindowScore]
     gaps: int = 0
+    pauses_s: float = 0.0
     notes: Sequence[str] = ()
     path: str = ""
     size: int | None = None
@@ -146,8 +148,8 @@ class Scan:
 
     @property
     def hours(self) -> float:
-        """Hours of camera footage, less a stride for each window that fell into a gap; regions do not count apart."""
-        return sum(max(0.0, one.seconds - one.gaps * self.stride_s) for one in self.recordings) / 3600
+        """Hours of camera footage, without pauses in it; regions of one picture count once."""
+        return sum(one.seconds - one.pauses_s for one in self.recordings) / 3600
 
     def incidents(self, rule: Rule | None = None) -> list[tuple[Recording, Incident]]:
         """Returns all incidents in the order of files and time; by another rule than the scan's own if one is given."""
@@ -480,6 +482,7 @@ def _record(scan: Scan) -> dict[str, Any]:
                 "windows": len(recording.scores),
                 "gated": recording.gated,
                 "gaps": recording.gaps,
+                "pauses_s": recording.pauses_s,
                 "notes": list(recording.notes),
             }
             for recording in scan.recordings
@@ -503,6 +506,7 @@ def _recording(entry: Mapping[str, Any], scores: Mapping[str, Sequence[WindowSco
         regions={name: None if roi is None else Roi(**roi) for name, roi in entry["regions"].items()},
         scores=of_file,
         gaps=int(entry["gaps"]),
+        pauses_s=float(entry.get("pauses_s", 0.0)),
         notes=tuple(entry["notes"]),
     )
 

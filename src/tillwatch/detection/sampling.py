@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 
 from tillwatch.clip_spec import Reading, Roi
 from tillwatch.data.playback import Damage, Timing, play, timing_of_frames, timing_of_packets, video_seconds_told
-from tillwatch.data.video import squeezed_parts
+from tillwatch.data.video import squeezed_parts, true_rate
 from tillwatch.detection.windows import Grid, Window, timeline, windows_of
 from tillwatch.errors import ClipError
 
 _MISSING_S, _MISSING_SHARE, _MOST_MISSING_S = 0.5, 0.01, 5.0  # of a recording: less is a rounded duration
-
-_FEWEST_FOR_A_RATE = 3  # frames of a window that tell how many there are a second
-_SAME_RATE = 0.02
+_PAUSE_S, _PAUSE_FRAMES = 1.0, 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +56,7 @@ class Sampler:
     Attributes:
         seconds: from the first frame to the end of the last; known once all windows are read, as the rest.
         gaps: windows that hold no frame.
+        pauses_s: seconds between frames that are over a second apart, and more than a few frames usually are.
         lost: pictures that are in the file and could not be decoded.
         notes: what could not be read, in sentences.
     """
@@ -68,6 +67,7 @@ class Sampler:
     reading: Reading
     seconds: float = 0.0
     gaps: int = 0
+    pauses_s: float = 0.0
     lost: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -127,6 +127,7 @@ class Sampler:
             skipped_regions = 0
         self.seconds = float(int(ticks[-1]) * timing.time_base + timing.interval)
         self.gaps = windows.gaps
+        self.pauses_s = _pauses_s(ticks, timing)
         assumed = [f"it tells no times; {float(1 / timing.interval):g} frames a second assumed"]
         self.notes = [
             *damage.notes(),
@@ -141,16 +142,12 @@ class Sampler:
         whole = step.of_source(None if timing.fps is None else float(timing.fps))
         if step.fps is None or timing.fps is None:
             return whole
-        of_file = float(timing.fps * timing.time_base)  # frames a tick
+        told = timing.fps
 
         def of_window(first: int, stop: int) -> int:
-            if stop - first < _FEWEST_FOR_A_RATE:
-                return whole
-            lasts = float(ticks[stop - 1] - ticks[first]) + 1 / of_file  # the last frame as long as any
-            rate = (stop - first) / lasts
-            if abs(rate / of_file - 1) < _SAME_RATE:  # timestamps are rounded, and no reason for another step
-                return whole
-            return step.of_source(rate / float(timing.time_base))
+            span = int(ticks[stop - 1] - ticks[first]) * timing.time_base
+            rate = true_rate(told, stop - first, span)
+            return whole if rate == told else step.of_source(float(rate))
 
         return of_window
 
@@ -167,6 +164,13 @@ class Sampler:
         for number, name in list(enumerate(self.regions))[skipped_regions:]:
             frames = [kept[place][number] for place in window.frames.tolist()]
             yield WindowFrames(region=name, window=window, frames=np.stack(frames))
+
+
+def _pauses_s(ticks: NDArray[np.int64], timing: Timing) -> float:
+    interval = float(timing.interval)
+    apart = np.diff(ticks) * float(timing.time_base)
+    pauses = apart[apart > max(_PAUSE_S, _PAUSE_FRAMES * interval)]
+    return round(float((pauses - interval).sum()), 3)
 
 
 class _Windows:

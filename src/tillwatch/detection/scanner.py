@@ -289,7 +289,7 @@ def _score_windows(plan: Plan, journal: Journal, listener: Listener) -> None:
                     reached[file] = seconds[file]
                     listener.left_out(plan.sources[file].file, reason)
                 case Ended(file=file):
-                    journal.ended(file, event.seconds, event.gaps, event.notes)
+                    journal.ended(file, event.seconds, event.gaps, event.pauses_s, event.notes)
                     reached[file] = seconds[file]
                     scores = journal.files[file].scores
                     gated = sum(score.gated for score in scores)
@@ -357,6 +357,7 @@ def _scan_of(plan: Plan, journal: Journal, head: Mapping[str, Any]) -> Scan:
                 regions=source.regions,
                 scores=progress.scores,
                 gaps=progress.ended["gaps"],
+                pauses_s=progress.ended["pauses_s"],
                 notes=progress.ended["notes"],
                 size=size,
                 modified_ns=modified_ns,
