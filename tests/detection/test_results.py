@@ -161,6 +161,7 @@ def test_a_damaged_scan_is_a_line(spoil: Callable[[Path], object], tmp_path: Pat
         (3723.4, "01:02:03.400"),
         (59.9996, "00:01:00.000"),
         (360_000, "100:00:00.000"),
+        (-1.32, "-00:00:01.320"),  # a clip may begin before the recording's first picture
         (5.2075, "00:00:05.207"),  # as round(5.2075, 3), which the column beside it holds
     ],
 )

@@ -368,11 +368,11 @@ def events_of_scan(scan: Scan, events: Sequence[TrueEvent], what: str) -> tuple[
 
 
 def timecode(seconds: float) -> str:
-    """Returns hours, minutes, seconds and milliseconds: 01:02:03.400."""
-    milliseconds = round(round(seconds, 3) * 1000)  # as the tables round
+    """Returns hours, minutes, seconds and milliseconds: 01:02:03.400; before the beginning, with a minus."""
+    milliseconds = abs(round(round(seconds, 3) * 1000))  # as the tables round
     minutes, milliseconds = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02d}:{minutes:02d}:{milliseconds / 1000:06.3f}"
+    return f"{'-' if round(seconds, 3) < 0 else ''}{hours:02d}:{minutes:02d}:{milliseconds / 1000:06.3f}"
 
 
 def wall_clock(recording: Recording, seconds: float) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -250,6 +250,9 @@ def scan(
         _score_windows(plan, journal, listener)
         done = _scan_of(plan, journal, head)
         if not done.recordings:
+            (out / JOURNAL).unlink(missing_ok=True)  # nothing to go on with
+            with suppress(OSError):  # it holds something else
+                out.rmdir()
             raise DataError(f"none of {len(plan.sources)} files could be scanned: {_reasons(done)}.")
         try:
             found = write_scan(out, done)
