@@ -191,6 +191,7 @@ def test_events_in_seconds_and_as_timecodes(tmp_path: Path) -> None:
         ("file,start,end\na.mp4,soon,2\n", "start of 'a.mp4' is 'soon'"),
         ("file,start,end\na.mp4,1:75,200\n", "start of 'a.mp4' is '1:75'"),
         ("file,start,end\na.mp4,5,2\n", "from 5 to 2 lasts no time"),
+        (f"file,start,end\na.mp4,{'9' * 400}:00:00,2\n", "start of 'a.mp4' is '999"),
     ],
 )
 def test_a_table_of_events_that_cannot_be_read_is_a_line(text: str, message: str, tmp_path: Path) -> None:

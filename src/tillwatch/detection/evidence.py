@@ -261,12 +261,15 @@ def remux(source: Path, start_s: float, end_s: float, stem: Path) -> dict[str, A
         raise ClipError(f"{source}: no key frame is found before the incident.")
     # Where a recording has no whole pictures, the decoder shows none for a while: an earlier beginning is wanted then.
     for _ in range(_MOST_EARLIER):
-        if part.shown[0] <= begin:
+        if part.shown and part.shown[0] <= begin:
             break
         earlier = _remux_from(source, first, part.begins - 1, end, time_base, stem)
         if earlier is None:
             break
         part = earlier
+    if not part.shown:
+        stem.with_name(part.name).unlink()
+        raise ClipError(f"{source}: no picture of the incident can be decoded from a key frame on.")
     return {
         "clip": part.name,
         "clip_start_s": round(float((part.shown[0] - first) * time_base), 3),
@@ -300,7 +303,7 @@ def _remux_from(source: Path, first: int, begin: int, end: int, time_base: Fract
             if packets:
                 stamps = sorted(packet.pts for packet in packets)
                 path = _mux(source, stream, packets, stem)
-                return _Part(path.name, stamps[0], _shown_of(path, stamps, time_base) or stamps)
+                return _Part(path.name, stamps[0], _shown_of(path, stamps, time_base))
     return None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tillwatch.clip_spec import Roi, event_scores
+from tillwatch.clip_spec import Roi, event_scores, shortened
 from tillwatch.data.catalog import count_and_names
 from tillwatch.detection.cameras import TRAINED, WHOLE
 from tillwatch.detection.incidents import Incident, Rule, Scored, incidents_of_regions
@@ -45,6 +45,8 @@ INCIDENT_COLUMNS = (
     "operating_point",
     "model_sha256",
 )
+
+_LONGEST_TIME = 30  # characters of a time in a table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -533,8 +535,9 @@ def _seconds(path: Path, row: Mapping[str, str], name: str) -> float:
     """Reads 754.2, 12:34.2 or 0:12:34.2."""
     match = re.fullmatch(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?)", row[name])
     seconds = float(match[3]) if match else math.nan
-    if match is None or (match[2] and seconds >= 60):
-        raise DataError(f"{path}: {name} of {row['file']!r} is {row[name]!r}; it must be seconds or h:mm:ss.")
+    if match is None or (match[2] and seconds >= 60) or len(match[0]) > _LONGEST_TIME:
+        told = shortened(repr(row[name]))
+        raise DataError(f"{path}: {name} of {row['file']!r} is {told}; it must be seconds or h:mm:ss.")
     return 3600 * int(match[1] or 0) + 60 * int(match[2] or 0) + seconds
 
 
