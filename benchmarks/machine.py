@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ import torch
 import tillwatch
 
 
+@cache
 def here() -> str:
     """Returns the CPU's name, what PyTorch takes of it, PyTorch's version, the threads, and our code's digest."""
     capability = torch.backends.cpu.get_cpu_capability()

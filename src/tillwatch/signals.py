@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM where nothing may be raised: they wait, or are not heard again."""
+"""Ctrl-C and SIGTERM: where nothing may be raised they wait, or are not heard again; elsewhere they put work away."""
 
 from __future__ import annotations
 

@@ -17,9 +17,6 @@ from tillwatch.locks import open_held, release, take
 JOURNAL = "journal.jsonl"
 
 
-_OF_ENDED = ("seconds", "gaps", "notes")
-
-
 @dataclass
 class Progress:
     """What is known of one file.
@@ -31,7 +28,7 @@ class Progress:
     """
 
     scores: list[WindowScore] = field(default_factory=list)
-    ended: dict[str, Any] | None = None
+    ended: Mapping[str, Any] | None = None
     left_out: str | None = None
 
     @property
@@ -145,8 +142,9 @@ class Journal:
             self.files[record["file"]].left_out = record["left_out"]
         elif "seconds" in record:
             progress = self.files[record["file"]]
-            progress.ended, progress.left_out = {key: record[key] for key in _OF_ENDED}, None
-            progress.ended["pauses_s"] = record.get("pauses_s", 0.0)  # an earlier version did not look
+            pauses = {"pauses_s": record.get("pauses_s", 0.0)}  # an earlier version did not look for them
+            progress.ended = {key: record[key] for key in ("seconds", "gaps", "notes")} | pauses
+            progress.left_out = None
 
 
 def _whole_lines(path: Path) -> list[str]:
