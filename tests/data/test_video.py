@@ -164,7 +164,9 @@ def test_plain_grey_stays_the_grey_it_is(wanted: tuple[int, int]) -> None:
         np.testing.assert_array_equal(shrunk(frame, wanted), np.full((*wanted, 3), level))
 
 
-@pytest.mark.parametrize(("luma", "grey"), [(0, 0), (16, 0), (235, 255), (255, 255)])  # 16 to 235 is all there should be
+@pytest.mark.parametrize(
+    ("luma", "grey"), [(0, 0), (16, 0), (235, 255), (255, 255)]
+)  # 16 to 235 is all there should be
 def test_blacker_than_black_and_whiter_than_white_are_cut_off(luma: int, grey: int) -> None:
     frame = av.VideoFrame(64, 48, "yuv420p")
     for plane, value in zip(frame.planes, (luma, 128, 128), strict=True):

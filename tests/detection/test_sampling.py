@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -14,7 +16,8 @@ import pytest
 
 from tillwatch.clip_spec import FrameStep, Reading, Roi
 from tillwatch.data import playback
-from tillwatch.data.playback import Damage, play, slices_in, timing_of_packets
+from tillwatch.data.bitstream import GroupFinder, slices_in
+from tillwatch.data.playback import Damage, play, timing_of_packets
 from tillwatch.data.video import decode_video, read_video, squeezed_parts
 from tillwatch.detection import sampling
 from tillwatch.detection.sampling import Sampler, WindowFrames
@@ -43,9 +46,11 @@ RECORDINGS: dict[str, tuple[list[int], Fraction, Fraction]] = {
 }
 
 
-def sampler(path: Path, regions: dict[str, Roi | None] | None = None, grid: Grid = GRID, **reading: Any) -> Sampler:
-    settings: dict[str, Any] = {"num_frames": 5, "resize": (28, 30), **reading}
-    return Sampler(path=path, regions=regions or {"whole": None}, grid=grid, reading=Reading(**settings))
+def sampler(
+    path: Path, regions: dict[str, Roi | None] | None = None, grid: Grid = GRID, threads: int = 2, **reading: Any
+) -> Sampler:
+    taken = Reading(**{"num_frames": 5, "resize": (28, 30), **reading})
+    return Sampler(path=path, regions=regions or {"whole": None}, grid=grid, reading=taken, threads=threads)
 
 
 def numbers(shown: list[WindowFrames]) -> list[tuple[int, int, int]]:
@@ -209,6 +214,105 @@ def test_slices_are_counted_and_change_no_picture(
     theirs = [frame.to_ndarray(format="rgb24") for frame in play(path, Damage())]
     assert len(ours) == 40
     np.testing.assert_array_equal(ours, theirs)
+
+
+EVERY_12TH = list(range(0, 75, 12))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "begins"),
+    [
+        ("a.mp4", "libx264", {}, EVERY_12TH),  # with B-frames
+        ("a.mkv", "libx264", {"bf": "0"}, EVERY_12TH),
+        ("a.mkv", "libx264", {"x264-params": "scenecut=0:slices=3:threads=1"}, EVERY_12TH),
+        ("a.ts", "libx264", {}, EVERY_12TH),  # behind start codes, parameter sets with each
+        ("a.mp4", "libx265", {"x265-params": "log-level=none:scenecut=0:open-gop=0"}, EVERY_12TH),
+        ("a.ts", "libx265", {"x265-params": "log-level=none:scenecut=0:open-gop=0"}, EVERY_12TH),
+        ("a.mp4", "libx264", {"x264-params": "scenecut=0:open-gop=1"}, [0]),  # later ones refer to what was before
+        ("a.mp4", "libx265", {"x265-params": "log-level=none:scenecut=0:open-gop=1"}, [0]),
+        ("a.mp4", "libx264", {"x264-params": "scenecut=0:intra-refresh=1"}, [0]),
+        ("a.mp4", "mpeg4", {}, []),
+        ("a.avi", "mjpeg", {}, []),
+    ],
+)
+def test_groups_of_pictures_decoded_side_by_side_give_the_same_frames(
+    name: str, codec: str, options: dict[str, str], begins: list[int], tmp_path: Path, make_footage: MakeFootage
+) -> None:
+    if codec == "libx264":
+        options = {"x264-params": "scenecut=0", **options}
+    path = make_footage(tmp_path / name, list(range(75)), codec=codec, **options)
+    assert timing_of_packets(path).groups == begins
+    one_by_one = sampler(path, {"whole": None, "left": LEFT}, threads=1, num_frames=11)
+    expected = list(one_by_one.read())
+    for threads in (2, 3, 8):
+        reader = sampler(path, {"whole": None, "left": LEFT}, threads=threads, num_frames=11)
+        shown = list(reader.read())
+        assert numbers(shown) == numbers(expected)
+        assert (reader.seconds, reader.gaps, reader.notes) == (one_by_one.seconds, one_by_one.gaps, one_by_one.notes)
+        np.testing.assert_array_equal([one.frames for one in shown], [one.frames for one in expected])
+
+
+def test_groups_are_decoded_by_as_many_threads_as_are_given_and_memory_allows(
+    tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_footage(tmp_path / "a.mp4", list(range(75)), **{"x264-params": "scenecut=0"})
+    both = threading.Barrier(2, timeout=20)
+
+    def meeting(frame: av.VideoFrame, *arguments: Any) -> Any:
+        if frame.pts in (first, second):
+            both.wait()  # for ever, if the two were decoded one after the other
+        return squeezed_parts(frame, *arguments)
+
+    taken = sorted({place for one in sampler(path).read() for place in one.window.frames.tolist()})
+    pts = timing_of_packets(path).timestamps
+    first, second = (pts[next(place for place in taken if place >= begin)] for begin in (0, 12))
+    monkeypatch.setattr(sampling, "squeezed_parts", meeting)
+    assert list(sampler(path).read())
+    a_frame = 28 * 30 * 3
+    timing = timing_of_packets(path)
+    for room, threads in ((7 * 12 * a_frame, 5), (3 * 12 * a_frame, 2), (3 * 12 * a_frame - 1, 1), (0, -1)):
+        monkeypatch.setattr(sampling, "_MOST_AHEAD", room)
+        assert sampler(path, threads=5)._threads(timing) == threads
+    assert sampler(path, threads=5, resize=None)._threads(timing) == 1  # of frames as large as they come
+
+
+def units(*kinds: int, length: int = 4) -> bytes:
+    """A packet of H.264: NAL units of these types, each behind its length, or a start code for a length of 0."""
+    bodies = [bytes([0x60 | kind]) + b"\x80" * (kind + 1) for kind in kinds]
+    return b"".join((len(body).to_bytes(length) if length else b"\0\0\0\1") + body for body in bodies)
+
+
+AVCC = b"\x01\x64\x00\x1f\xff"  # the last two bits: lengths have four bytes
+
+
+@pytest.mark.parametrize(
+    ("packets", "begins"),
+    [
+        ([(5,), (1,), (5, 5), (1, 1), (5,)], [0, 2, 4]),
+        ([(9, 7, 8, 6, 5), (9, 1), (9, 7, 8, 5), (1,)], [0, 2]),
+        ([(7, 8, 5), (1,), (5,), (1,)], [0, 2]),  # the container holds the first ones
+        ([(5,), (1,), (7, 8, 5)], []),  # from there on others count, for the decoder that has seen them
+        ([(7, 8, 5), (1,), (7, 8, 5), (5,)], []),
+        ([(7, 8, 5), (8, 1), (7, 8, 5)], []),
+        ([(7, 8, 5), (8,), (7, 8, 5)], []),
+        ([(7, 8, 5), (8, 5)], []),
+        ([(1,), (5,), (1,)], []),
+        ([], []),
+    ],
+)
+def test_what_a_group_of_pictures_needs(packets: list[tuple[int, ...]], begins: list[int]) -> None:
+    for extradata, length in ((AVCC, 4), (b"\0\0\0\1\x67", 0)):
+        finder = GroupFinder(cast(Any, SimpleNamespace(name="h264", extradata=extradata)))
+        for kinds in packets:
+            finder.see(units(*kinds, length=length))
+        assert finder.begins() == begins
+
+
+def test_parameters_that_nothing_else_tells_are_needed_by_each_group() -> None:
+    finder = GroupFinder(cast(Any, SimpleNamespace(name="h264", extradata=None)))
+    for kinds in ((7, 8, 5), (1,), (5,)):
+        finder.see(units(*kinds, length=0))
+    assert finder.begins() == []
 
 
 def two_in_a_row(first: Path, second: Path, path: Path) -> Path:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeAlias, TypeVar
 
 import av
 import numpy as np
 
+from tillwatch.data.bitstream import GroupFinder, slices_in
 from tillwatch.data.video import open_container, unreadable, video_stream
 from tillwatch.errors import ClipError, one_line
+from tillwatch.threads import thread_pool
 
 _RETRIES = 10
-_H264_SLICES = (1, 5)  # types of NAL units
 _MOST_HELD_BACK = 16  # frames that a decoder of H.264 or H.265 holds back to bring them into order
 _ASSUMED_FPS = 25  # of a bare stream that tells neither times nor a rate
+
+Converted = TypeVar("Converted")
+_Played: TypeAlias = tuple[int | None, Converted | None]
+_Packet: TypeAlias = "av.Packet[av.VideoStream]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +39,15 @@ class Timing:
         time_base: seconds a unit.
         fps: average frames a second; None if the file does not tell.
         interval: seconds from a frame to the next in the median; where nothing tells, by the average rate.
+        groups: places of the frames that groups of pictures begin with which can be decoded by themselves, the first
+            0; empty if there are none, or nothing tells.
     """
 
     timestamps: list[int | None]
     time_base: Fraction
     fps: Fraction | None
     interval: Fraction
+    groups: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -102,9 +115,11 @@ def timing_of_packets(path: Path) -> Timing:
     stamps: list[int | None] = []
     with _opened(path) as container:
         stream = video_stream(container, path)
+        groups = GroupFinder(stream.codec_context)
         for packet in _packets(container, stream, Damage()):
-            if packet.size and not packet.is_discard:
+            if _is_shown(packet):
                 stamps.append(packet.dts if packet.pts is None else packet.pts)
+                groups.see(bytes(packet))
         time_base, fps = stream.time_base, stream.average_rate or stream.guessed_rate
     known = np.array([stamp for stamp in stamps if stamp is not None], np.int64)
     order = known.argsort(kind="stable")
@@ -118,13 +133,14 @@ def timing_of_packets(path: Path) -> Timing:
         time_base=Fraction(time_base),
         fps=Fraction(fps) if fps else None,
         interval=1 / Fraction(fps or _ASSUMED_FPS) if typical is None else typical * Fraction(time_base),
+        groups=groups.begins() if sortable else [],
     )
 
 
 def timing_of_frames(path: Path, of_packets: Timing) -> Timing:
     """Reads the timestamps of a recording's frames by decoding all of them, where those of its packets do not fit."""
     stamps = [frame.pts for frame in play(path, Damage())]
-    return replace(of_packets, timestamps=stamps)
+    return replace(of_packets, timestamps=stamps, groups=[])
 
 
 def play(path: Path, damage: Damage) -> Iterator[av.VideoFrame]:
@@ -145,31 +161,98 @@ def play(path: Path, damage: Damage) -> Iterator[av.VideoFrame]:
         sliced = first is not None and slices_in(bytes(first), stream.codec_context) > 1
         stream.thread_type = "SLICE" if sliced else "AUTO"
         for packet in packets if first is None else itertools.chain([first], packets):
-            yield from _decoded(stream, packet, damage)
+            yield from _decoded(stream.codec_context, packet, damage)
         if damage.broken_off is not None:
-            yield from _decoded(stream, None, damage)  # the decoder holds frames back; demux did not come to ask
+            yield from _decoded(
+                stream.codec_context, None, damage
+            )  # the decoder holds frames back; demux did not come to ask
 
 
-def slices_in(packet: bytes, codec: av.VideoCodecContext) -> int:
-    """Returns how many slices a packet's picture is coded in; 1 where that is not looked at: in all but H.264.
+def play_converted(
+    path: Path,
+    timing: Timing,
+    damage: Damage,
+    wanted: Callable[[int], bool],
+    convert: Callable[[av.VideoFrame], Converted],
+    threads: int = 1,
+) -> Generator[_Played[Converted], None, None]:
+    """Yields of each frame, in the order they are shown, its timestamp and, if it is wanted, what is made of it.
+
+    Groups of pictures that can be decoded by themselves are, side by side, each in one thread: less work for the
+    processor than threads that wait for each other within a picture, and frames are converted there as well. Frames are
+    the same, and come in the same order.
 
     Args:
-        packet: as the container holds it: each NAL unit behind its length, as MP4 and Matroska have them, or behind
-            a start code (ISO/IEC 14496-15, 5.3; ITU-T H.264, annex B).
-        codec: of the stream.
+        path: the file.
+        timing: of its packets.
+        damage: counts what was left out.
+        wanted: tells whether the frame at a place is; asked of one place after the other, some groups ahead.
+        convert: what is to be made of it; called by other threads.
+        threads: that decode; as many groups and one are under way.
+
+    Raises:
+        ClipError: if the file cannot be opened or holds no video.
     """
-    if codec.name != "h264":
-        return 1
-    told = codec.extradata or b""
-    kinds = []
-    if told[:1] == b"\x01" and len(told) > 4:
-        size, place = (told[4] & 3) + 1, 0
-        while place + size < len(packet):
-            kinds.append(packet[place + size])
-            place += size + int.from_bytes(packet[place : place + size])
-    else:
-        kinds = [unit[0] for unit in packet.split(b"\0\0\1")[1:] if unit]
-    return max(1, sum(kind & 31 in _H264_SLICES for kind in kinds))
+    if threads < 2 or len(timing.groups) < 2:
+        for place, frame in enumerate(play(path, damage)):
+            yield frame.pts, convert(frame) if wanted(place) else None
+        return
+    codecs: SimpleQueue[av.VideoCodecContext] = SimpleQueue()
+
+    def decoded(packets: Sequence[_Packet], taken: Container[int]) -> tuple[Damage, list[_Played[Converted]]]:
+        found = Damage()
+        frames: list[_Played[Converted]] = []
+        codec = codecs.get()
+        for packet in (*packets, None):
+            for frame in _decoded(codec, packet, found):
+                frames.append((frame.pts, convert(frame) if len(frames) in taken else None))
+        codec.flush_buffers()
+        codecs.put(codec)
+        return found, frames
+
+    with ExitStack() as opened:
+        container = opened.enter_context(_opened(path))
+        packets = _packets(container, video_stream(container, path), damage)
+        for _ in range(threads):
+            codec = video_stream(opened.enter_context(_opened(path)), path).codec_context
+            codec.thread_count = 1
+            codecs.put(codec)
+        pool = opened.enter_context(thread_pool(threads))
+        under_way: deque[Future[tuple[Damage, list[_Played[Converted]]]]] = deque()
+        for first, group in _grouped(packets, timing.groups):
+            taken = {place - first for place in range(first, first + len(group)) if wanted(place)}
+            under_way.append(pool.submit(decoded, group, taken))
+            if len(under_way) > threads:
+                yield from _joined(under_way.popleft().result(), damage)
+        while under_way:
+            yield from _joined(under_way.popleft().result(), damage)
+
+
+def _grouped(packets: Iterator[_Packet], begins: Sequence[int]) -> Iterator[tuple[int, list[_Packet]]]:
+    """Yields the packets of each group, with the place of its first frame."""
+    first, shown = 0, 0
+    group: list[_Packet] = []
+    coming = deque(begins)
+    for packet in packets:
+        if coming and _is_shown(packet) and shown == coming[0]:
+            if group:
+                yield first, group
+            first, group = coming.popleft(), []
+        shown += _is_shown(packet)
+        if packet.size:
+            group.append(packet)
+    yield first, group
+
+
+def _joined(of_group: tuple[Damage, list[_Played[Converted]]], damage: Damage) -> list[_Played[Converted]]:
+    found, frames = of_group
+    damage.packets += found.packets
+    damage.pictures += found.pictures
+    return frames
+
+
+def _is_shown(packet: _Packet) -> bool:
+    return bool(packet.size) and not packet.is_discard  # before an edit list's start they are decoded, but not shown
 
 
 def _opened(path: Path) -> av.container.InputContainer:
@@ -179,9 +262,7 @@ def _opened(path: Path) -> av.container.InputContainer:
         raise ClipError(unreadable(path, error)) from None
 
 
-def _packets(
-    container: av.container.InputContainer, stream: av.VideoStream, damage: Damage
-) -> Iterator[av.Packet[av.VideoStream]]:
+def _packets(container: av.container.InputContainer, stream: av.VideoStream, damage: Damage) -> Iterator[_Packet]:
     refused = 0
     while refused < _RETRIES:  # past a damaged spot a file may go on
         try:
@@ -196,11 +277,9 @@ def _packets(
     damage.broken_off = reason
 
 
-def _decoded(
-    stream: av.VideoStream, packet: av.Packet[av.VideoStream] | None, damage: Damage
-) -> Iterator[av.VideoFrame]:
+def _decoded(codec: av.VideoCodecContext, packet: _Packet | None, damage: Damage) -> Iterator[av.VideoFrame]:
     try:
-        frames = stream.decode(packet)
+        frames = codec.decode(packet)
     except av.error.EOFError:  # what it held back was asked for before
         return
     except av.error.FFmpegError:

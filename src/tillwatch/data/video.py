@@ -188,7 +188,8 @@ def shrunk(frame: av.VideoFrame, size: Size) -> NDArray[np.uint8]:
         small = convert(frame, format="gbrp", interpolation=_BILINEAR | _EXACT, threads=1).to_ndarray()
     else:  # of a large picture 16 bits take it half the time that 8 do
         wide = convert(frame, width, height, "gbrp16le", interpolation=_BILINEAR, threads=1).to_ndarray()
-        small = np.minimum(((wide >> 7) + 1) >> 1, 255).astype(np.uint8)  # a grey level is 256 of its; white is 65280
+        levels = (np.right_shift(wide, 7) + 1) >> 1  # rounded: a grey level is 256 of its, and white 65280
+        small = np.minimum(levels, 255).astype(np.uint8)
     return np.ascontiguousarray(np.rot90(small, _quarters(frame)))
 
 

@@ -30,6 +30,7 @@ SHARE_SIZE = 8 * BATCH_SIZE
 _DECIMALS = 8  # of probabilities, in every file
 _GATED_AT_ONCE = 64  # windows gated in a row that are noted together
 _AHEAD = 2 * BATCH_SIZE  # windows that wait for the network: some 30 MB
+_MOST_DECODERS = 8  # each holds the pictures that others refer to: of 1080p some 20 MB
 _BATCHES_BETWEEN = 4  # from one giving back of memory to the next
 
 Item = TypeVar("Item")
@@ -190,7 +191,13 @@ def _read_all(classifier: Classifier, shares: Sequence[Sequence[Work]], way: Way
 
 def _read_file(classifier: Classifier, work: Work, way: Way) -> Iterator[_Read]:
     path = work.source.path
-    sampler = Sampler(path=path, regions=work.source.regions, grid=way.grid, reading=classifier.spec.reading)
+    sampler = Sampler(
+        path=path,
+        regions=work.source.regions,
+        grid=way.grid,
+        reading=classifier.spec.reading,
+        threads=min(torch.get_num_threads(), _MOST_DECODERS),
+    )
     try:
         for shown in sampler.read(work.done):
             # Of one frame nothing can be told.

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
 from tillwatch.clip_spec import Reading, Roi
-from tillwatch.data.playback import Damage, Timing, play, timing_of_frames, timing_of_packets, video_seconds_told
+from tillwatch.data.playback import (
+    Damage,
+    Timing,
+    play_converted,
+    timing_of_frames,
+    timing_of_packets,
+    video_seconds_told,
+)
 from tillwatch.data.video import squeezed_parts, true_rate
 from tillwatch.detection.windows import Grid, Window, timeline, windows_of
 from tillwatch.errors import ClipError
 
 _MISSING_S, _MISSING_SHARE, _MOST_MISSING_S = 0.5, 0.01, 5.0  # of a recording: less is a rounded duration
 _PAUSE_S, _PAUSE_FRAMES = 1.0, 3
+_MOST_AHEAD = 256 * 2**20  # bytes of frames that are decoded before they are wanted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +63,7 @@ class Sampler:
         regions: what to cut out of the picture, by name; None for all of it.
         grid: where windows lie.
         reading: how many frames of each, which step, which size.
+        threads: that decode groups of pictures side by side, at most; the frames are the same.
 
     Attributes:
         seconds: from the first frame to the end of the last; known once all windows are read, as the rest.
@@ -65,6 +77,7 @@ class Sampler:
     regions: Mapping[str, Roi | None]
     grid: Grid
     reading: Reading
+    threads: int = 1
     seconds: float = 0.0
     gaps: int = 0
     pauses_s: float = 0.0
@@ -112,14 +125,20 @@ class Sampler:
         )
         skipped_regions = done % len(self.regions)
         place = -1
-        for place, frame in enumerate(play(self.path, damage)):
-            if place >= len(stamps) or frame.pts != stamps[place]:
-                raise _OtherFramesError
-            for window, kept in windows.ended(place):
-                yield from self._shown(window, kept, skipped_regions)
-                skipped_regions = 0
-            if windows.want(place):
-                windows.keep(place, squeezed_parts(frame, self.regions.values(), self.reading.resize))
+
+        def parts_of(frame: av.VideoFrame) -> list[NDArray[np.uint8]]:
+            return squeezed_parts(frame, self.regions.values(), self.reading.resize)
+
+        threads = self._threads(timing)
+        with closing(play_converted(self.path, timing, damage, windows.want, parts_of, threads)) as played:
+            for place, (stamp, parts) in enumerate(played):
+                if place >= len(stamps) or stamp != stamps[place]:
+                    raise _OtherFramesError
+                for window, kept in windows.ended(place):
+                    yield from self._shown(window, kept, skipped_regions)
+                    skipped_regions = 0
+                if parts is not None:
+                    windows.keep(place, parts)
         if place + 1 != len(stamps):
             raise _OtherFramesError
         for window, kept in windows.ended(len(stamps)):
@@ -135,6 +154,14 @@ class Sampler:
             *self._shorter_than_told(),
             *(assumed if stamps[0] is None and stamps[-1] is None else []),
         ]
+
+    def _threads(self, timing: Timing) -> int:
+        """Returns how many groups of pictures may be decoded side by side, by the memory that their frames take."""
+        if self.reading.resize is None or not timing.groups:
+            return 1
+        longest = int(np.diff([*timing.groups, len(timing.timestamps)]).max())
+        of_group = longest * len(self.regions) * math.prod(self.reading.resize) * 3
+        return min(self.threads, _MOST_AHEAD // of_group - 1)  # one more waits to be taken
 
     def _step(self, ticks: NDArray[np.int64], timing: Timing) -> int | Callable[[int, int], int]:
         """Returns the frame step; of one by rate, what a clip cut there would have: a rate may vary within a file."""
@@ -195,7 +222,7 @@ class _Windows:
         self.gaps = 0
 
     def want(self, place: int) -> bool:
-        """Whether a window takes the frame at this place; places must be asked for in order."""
+        """Whether a window takes the frame at this place; asked for in order, ahead of what has ended if need be."""
         while self._next is not None and self._next.first <= place:
             if self._count >= self._passed_over:
                 self._open.append(self._next)
