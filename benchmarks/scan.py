@@ -40,7 +40,7 @@ from table import Row, print_table
 from tillwatch import cli
 from tillwatch.clip_spec import ClipSpec, Lengths, Preprocessing
 from tillwatch.config import ScanConfig, TrainConfig
-from tillwatch.data.playback import Damage, play
+from tillwatch.data.playback import Damage, play_converted, timing_of_packets
 from tillwatch.data.synthetic import CLASSES, make_camera, render_clip, write_video
 from tillwatch.detection.batches import BATCH_SIZE
 from tillwatch.detection.sampling import Sampler
@@ -233,11 +233,15 @@ def scan_here(options: argparse.Namespace) -> dict[str, Any]:
 def limits_of(plan: Plan, batches: int = 3) -> dict[str, float]:
     """Returns how many times real time each part of a scan would reach by itself, on the plan's first file."""
     (source, *_), classifier = plan.sources, plan.classifier
+    threads = torch.get_num_threads()
     started = time.perf_counter()
-    for _ in play(source.path, Damage()):
+    timing = timing_of_packets(source.path)
+    for _ in play_converted(source.path, timing, Damage(), lambda place: False, lambda frame: None, threads):
         pass
     decoding = time.perf_counter() - started
-    sampler = Sampler(path=source.path, regions=source.regions, grid=plan.grid, reading=classifier.spec.reading)
+    sampler = Sampler(
+        path=source.path, regions=source.regions, grid=plan.grid, reading=classifier.spec.reading, threads=threads
+    )
     shown: list[NDArray[np.uint8]] = []
     started = time.perf_counter()
     for window in sampler.read():

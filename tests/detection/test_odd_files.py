@@ -35,7 +35,7 @@ def whole_windows(path: Path, region: Roi | None = None) -> list[Any]:
     """Reads one window that lasts as long as the recording, and those of a grid."""
     grid = Grid(length=Fraction(60), stride=Fraction(60))
     reading = Reading(num_frames=5, resize=(28, 30))
-    return list(Sampler(path=path, regions={"r": region}, grid=grid, reading=reading).read())
+    return list(Sampler(path=path, regions={"r": region}, grid=grid, reading=reading, threads=2).read())
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])

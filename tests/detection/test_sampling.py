@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from tillwatch.clip_spec import FrameStep, Reading, Roi
-from tillwatch.data import playback
-from tillwatch.data.bitstream import GroupFinder, slices_in
-from tillwatch.data.playback import Damage, play, timing_of_packets
+from tillwatch.data.bitstream import GroupFinder
+from tillwatch.data.playback import timing_of_packets
 from tillwatch.data.video import decode_video, read_video, squeezed_parts
 from tillwatch.detection import sampling
 from tillwatch.detection.sampling import Sampler, WindowFrames
@@ -200,22 +199,6 @@ def test_pictures_that_cannot_be_decoded_are_counted(tmp_path: Path, make_footag
     assert reader.notes == [f"pictures that could not be decoded: {lost}"]
 
 
-@pytest.mark.parametrize(("slices", "suffix"), [(1, ".mp4"), (3, ".mp4"), (3, ".mkv"), (3, ".ts")])
-def test_slices_are_counted_and_change_no_picture(
-    slices: int, suffix: str, tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = make_footage(tmp_path / f"a{suffix}", list(range(40)), **{"x264-params": f"slices={slices}:threads=1"})
-    with av.open(str(path)) as container:
-        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
-        counted = {slices_in(packet, container.streams.video[0].codec_context) for packet in packets}
-    assert counted == {slices}
-    ours = [frame.to_ndarray(format="rgb24") for frame in play(path, Damage())]
-    monkeypatch.setattr(playback, "slices_in", lambda packet, codec: 3 if slices == 1 else 1)  # the other way
-    theirs = [frame.to_ndarray(format="rgb24") for frame in play(path, Damage())]
-    assert len(ours) == 40
-    np.testing.assert_array_equal(ours, theirs)
-
-
 EVERY_12TH = list(range(0, 75, 12))
 
 
@@ -270,10 +253,24 @@ def test_groups_are_decoded_by_as_many_threads_as_are_given_and_memory_allows(
     assert list(sampler(path).read())
     a_frame = 28 * 30 * 3
     timing = timing_of_packets(path)
-    for room, threads in ((7 * 12 * a_frame, 5), (3 * 12 * a_frame, 2), (3 * 12 * a_frame - 1, 1), (0, -1)):
+    for room, threads in ((11 * 12 * a_frame, 5), (4 * 12 * a_frame, 2), (4 * 12 * a_frame - 1, 1), (0, 0)):
         monkeypatch.setattr(sampling, "_MOST_AHEAD", room)
         assert sampler(path, threads=5)._threads(timing) == threads
     assert sampler(path, threads=5, resize=None)._threads(timing) == 1  # of frames as large as they come
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_and_ends_all(
+    tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(frame: av.VideoFrame, *arguments: Any) -> Any:
+        raise MemoryError("no room")
+
+    path = make_footage(tmp_path / "a.mp4", list(range(150)))
+    monkeypatch.setattr(sampling, "squeezed_parts", failing)
+    before = threading.active_count()
+    with pytest.raises(MemoryError, match="no room"):
+        list(sampler(path).read())
+    assert threading.active_count() == before
 
 
 def units(*kinds: int, length: int = 4) -> bytes:

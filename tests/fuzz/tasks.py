@@ -148,7 +148,7 @@ def _named(path: Path, error: DataError) -> None:
 def _as_footage(path: Path) -> str:
     """Reads its windows of half a second, as scan does."""
     grid = Grid(length=Fraction(1, 2), stride=Fraction(1, 4))
-    sampler = Sampler(path, {"all": None}, grid, Reading(num_frames=_FRAMES, resize=(28, 28)))
+    sampler = Sampler(path, {"all": None}, grid, Reading(num_frames=_FRAMES, resize=(28, 28)), threads=2)
     count = 0
     try:
         for shown in sampler.read():

@@ -34,20 +34,6 @@ _SYNTAX = {
 }
 
 
-def slices_in(packet: bytes, codec: av.VideoCodecContext) -> int:
-    """Returns how many slices a packet's picture is coded in; 1 where that is not looked at: in all but H.264.
-
-    Args:
-        packet: as the container holds it: each NAL unit behind its length, as MP4 and Matroska have them, or behind
-            a start code (ISO/IEC 14496-15, 5.3; ITU-T H.264, annex B).
-        codec: of the stream.
-    """
-    if codec.name != "h264":
-        return 1
-    syntax = _SYNTAX[codec.name]
-    return max(1, sum(kind in syntax.slices for kind in _unit_types(packet, codec.extradata or b"", syntax)))
-
-
 class GroupFinder:
     """Finds groups of pictures that can be decoded by themselves, in a stream whose packets it is shown in order.
 
@@ -55,7 +41,8 @@ class GroupFinder:
     sets come with other pictures too, or with some of the IDR pictures alone and not the first.
 
     Args:
-        codec: of the stream.
+        codec: of the stream. Packets hold each NAL unit behind its length, as MP4 and Matroska have them, or behind a
+            start code (ISO/IEC 14496-15, 5.3; ITU-T H.264, annex B).
     """
 
     def __init__(self, codec: av.VideoCodecContext) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from concurrent.futures import Future
@@ -16,7 +15,7 @@ from typing import TypeAlias, TypeVar
 import av
 import numpy as np
 
-from tillwatch.data.bitstream import GroupFinder, slices_in
+from tillwatch.data.bitstream import GroupFinder
 from tillwatch.data.video import open_container, unreadable, video_stream
 from tillwatch.errors import ClipError, one_line
 from tillwatch.threads import thread_pool
@@ -24,6 +23,9 @@ from tillwatch.threads import thread_pool
 _RETRIES = 10
 _MOST_HELD_BACK = 16  # frames that a decoder of H.264 or H.265 holds back to bring them into order
 _ASSUMED_FPS = 25  # of a bare stream that tells neither times nor a rate
+
+#: Groups of pictures under way for each thread that decodes: so many that none waits for the next.
+GROUPS_A_THREAD = 2
 
 Converted = TypeVar("Converted")
 _Played: TypeAlias = tuple[int | None, Converted | None]
@@ -155,12 +157,8 @@ def play(path: Path, damage: Damage) -> Iterator[av.VideoFrame]:
     """
     with _opened(path) as container:
         stream = video_stream(container, path)
-        packets = _packets(container, stream, damage)
-        first = next(packets, None)
-        # Slices side by side cost a tenth less of the processor than pictures side by side; most cameras write but one.
-        sliced = first is not None and slices_in(bytes(first), stream.codec_context) > 1
-        stream.thread_type = "SLICE" if sliced else "AUTO"
-        for packet in packets if first is None else itertools.chain([first], packets):
+        stream.thread_type = "AUTO"
+        for packet in _packets(container, stream, damage):
             yield from _decoded(stream.codec_context, packet, damage)
         if damage.broken_off is not None:
             yield from _decoded(
@@ -178,9 +176,9 @@ def play_converted(
 ) -> Generator[_Played[Converted], None, None]:
     """Yields of each frame, in the order they are shown, its timestamp and, if it is wanted, what is made of it.
 
-    Groups of pictures that can be decoded by themselves are, side by side, each in one thread: less work for the
-    processor than threads that wait for each other within a picture, and frames are converted there as well. Frames are
-    the same, and come in the same order.
+    Groups of pictures that can be decoded by themselves are, side by side, each by one thread, which converts its
+    frames as well: no thread waits for another, as FFmpeg's own do that share a picture or take one each. Frames are
+    the same either way, and come in the same order.
 
     Args:
         path: the file.
@@ -188,7 +186,7 @@ def play_converted(
         damage: counts what was left out.
         wanted: tells whether the frame at a place is; asked of one place after the other, some groups ahead.
         convert: what is to be made of it; called by other threads.
-        threads: that decode; as many groups and one are under way.
+        threads: that decode; :data:`GROUPS_A_THREAD` times as many groups are under way.
 
     Raises:
         ClipError: if the file cannot be opened or holds no video.
@@ -203,11 +201,13 @@ def play_converted(
         found = Damage()
         frames: list[_Played[Converted]] = []
         codec = codecs.get()
-        for packet in (*packets, None):
-            for frame in _decoded(codec, packet, found):
-                frames.append((frame.pts, convert(frame) if len(frames) in taken else None))
-        codec.flush_buffers()
-        codecs.put(codec)
+        try:
+            for packet in (*packets, None):
+                for frame in _decoded(codec, packet, found):
+                    frames.append((frame.pts, convert(frame) if len(frames) in taken else None))
+            codec.flush_buffers()
+        finally:
+            codecs.put(codec)  # a thread that waits for one must not wait for ever
         return found, frames
 
     with ExitStack() as opened:
@@ -222,7 +222,7 @@ def play_converted(
         for first, group in _grouped(packets, timing.groups):
             taken = {place - first for place in range(first, first + len(group)) if wanted(place)}
             under_way.append(pool.submit(decoded, group, taken))
-            if len(under_way) > threads:
+            if len(under_way) >= threads * GROUPS_A_THREAD:
                 yield from _joined(under_way.popleft().result(), damage)
         while under_way:
             yield from _joined(under_way.popleft().result(), damage)

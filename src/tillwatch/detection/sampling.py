@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tillwatch.clip_spec import Reading, Roi
 from tillwatch.data.playback import (
+    GROUPS_A_THREAD,
     Damage,
     Timing,
     play_converted,
@@ -161,7 +162,7 @@ class Sampler:
             return 1
         longest = int(np.diff([*timing.groups, len(timing.timestamps)]).max())
         of_group = longest * len(self.regions) * math.prod(self.reading.resize) * 3
-        return min(self.threads, _MOST_AHEAD // of_group - 1)  # one more waits to be taken
+        return min(self.threads, _MOST_AHEAD // (of_group * GROUPS_A_THREAD))
 
     def _step(self, ticks: NDArray[np.int64], timing: Timing) -> int | Callable[[int, int], int]:
         """Returns the frame step; of one by rate, what a clip cut there would have: a rate may vary within a file."""
