@@ -8,8 +8,9 @@ Two settings: 32 frames over 6.4 s, and 16 frames over 2 s, each window half its
 112 x 112 pixels. Where this version exports, the models are int8 exports for OpenVINO of networks trained for a moment
 (their weights cost what good ones do), else torch's in fp32. Ours is ``tillwatch scan`` in a process of its own: from
 its start until it is ready is start-up, the rest counts. The plain scan (reference_scan.py) is timed on a stretch, its
-network ready, before ours begins: neither takes the other's cores. Beside stand what decoding alone would reach,
-reading (decoding, converting, resizing) alone, and the model alone.
+network ready, before and after each of ours, and the mean of the two is taken: neither takes the other's cores, and the
+machine's moods reach both. Beside stand what decoding alone would reach, reading (decoding, converting, resizing)
+alone, and the model alone.
 """
 
 from __future__ import annotations
@@ -314,13 +315,15 @@ def rows(
         size.height: footage.make_footage(found, folder / f"moving_{size.name}_{seconds:g}s.mp4", size, seconds)
         for size in sizes
     }
-    plain = {height: plain_speed(video, 1.0 if quick else 20.0) for height, video in made.items()}
     ready = {one: given.get(one.num_frames) or make_model(one, clips, folder) for one in settings}
     out = []
-    for setting, model in ready.items():
-        for height, video in made.items():
+    for height, video in made.items():
+        before = plain_speed(video, 1.0 if quick else 20.0)
+        for setting, model in ready.items():
             speeds = scan_apart(model, video, setting, limits=True)
-            out += speed_rows(setting, height, speeds, plain[height])
+            after = plain_speed(video, 1.0 if quick else 20.0)
+            out += speed_rows(setting, height, speeds, (before + after) / 2)
+            before = after
     setting = settings[0]
     for size in sizes:
         still = folder / f"still_{size.name}_{seconds:g}s.mp4"

@@ -276,7 +276,7 @@ def audit(
         groups: auto takes those given, else infers them; file, pattern and none insist.
         group_pattern: regular expression on a clip's name; what it matches is the clip's group.
     """
-    from tillwatch.data.store import ClipStore, default_store_folder
+    from tillwatch.data.store import ClipStore, store_folder
     from tillwatch.files import write_text
     from tillwatch.training.auditing import audit_folder
     from tillwatch.training.runlog import RunLog
@@ -290,7 +290,7 @@ def audit(
     )
     log = RunLog()
     with log.progress("looking at clips") as on_clip:
-        store = ClipStore(default_store_folder())
+        store = ClipStore(store_folder(None, data))
         audited = audit_folder(data, config, num_frames=num_frames, workers=workers or 0, store=store, on_clip=on_clip)
     report = audited.report
     if html is not None:

@@ -191,8 +191,8 @@ class TrainConfig:
 
     @property
     def early_epochs(self) -> int:
-        """How many epochs ``early_share`` of all is; one at least is left at full size."""
-        return min(round(self.early_share * self.epochs), self.epochs - 1)
+        """How many epochs are of small clips, at most."""
+        return early_epochs(self.early_share, self.epochs)
 
     @property
     def step_clips(self) -> int:
@@ -410,6 +410,11 @@ RESUME_MAY_CHANGE = (
 
 
 _SCALARS = (bool, int, float, str)
+
+
+def early_epochs(share: float, epochs: int) -> int:
+    """Returns how many epochs that share of all is; one at least is left at full size."""
+    return min(round(share * epochs), epochs - 1)
 
 
 def default_workers() -> int:

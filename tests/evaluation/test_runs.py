@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tillwatch import cli
 from tillwatch.errors import DataError
@@ -33,6 +34,25 @@ def several(
     (folder / "unfinished" / "unfinished").touch()
     (folder / "empty").mkdir()
     return folder
+
+
+def test_the_best_epoch_is_one_at_full_size(tmp_path: Path, tiny_run: tuple[Path, Path]) -> None:
+    for name, share in (("full", 0.0), ("growing", 0.7), ("odd", "a lot")):
+        run = shutil.copytree(tiny_run[1], tmp_path / name)
+        settings = yaml.safe_load((run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump({**settings, "epochs": 3, "early_share": share}))
+        head, *rows = (run / "metrics.csv").read_text().splitlines()
+        at = head.split(",").index("val_loss")
+        written = []
+        for epoch, loss in enumerate((0.1, 0.5, 0.4), start=1):
+            cells = rows[0].split(",")
+            cells[0], cells[at] = str(epoch), str(loss)
+            written.append(",".join(cells))
+        (run / "metrics.csv").write_text("\n".join([head, *written]) + "\n")
+    found = compare_runs(tmp_path)
+    best = {run.name: (run.best_epoch, run.val_loss) for run in found.compared}
+    assert best == {"full": (1, 0.1), "growing": (3, 0.4)}
+    assert [run.name for run in found.others] == ["odd"]
 
 
 def test_runs_stand_beside_each_other_and_the_rest_is_named(several: Path) -> None:

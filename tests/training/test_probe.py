@@ -60,14 +60,23 @@ def test_large_batches_of_the_head_are_no_batches_of_clips(
     assert max(seen) == 8
 
 
-@pytest.mark.parametrize("where", ["data/cache", "file"])
+@pytest.mark.parametrize("where", ["data/cache", "data", "file"])
 def test_a_cache_folder_that_cannot_be_one_is_refused(
-    where: str, tmp_path: Path, tiny_run: tuple[Path, Path], tiny_config: Config, quiet: Any
+    where: str,
+    tmp_path: Path,
+    tiny_run: tuple[Path, Path],
+    tiny_config: Config,
+    quiet: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = shutil.copytree(tiny_run[0], tmp_path / "data")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"--cache-folder .* (lies inside the data folder|is a file)"):
         train(data, tmp_path / "run", tiny_config(cache_folder=tmp_path / where), quiet())
+    if where == "data":
+        monkeypatch.setenv("TILLWATCH_CACHE", str(data))
+        with pytest.raises(ConfigError, match=r"the store's folder .*data/clips lies inside the data folder"):
+            train(data, tmp_path / "run", tiny_config(cache_folder=None), quiet())
     assert not (tmp_path / "run").exists()
 
 

@@ -28,7 +28,7 @@ from tillwatch.clip_spec import Reading
 from tillwatch.data.catalog import Clip
 from tillwatch.data.frames import list_frames
 from tillwatch.data.video import READING
-from tillwatch.errors import ClipError, one_line
+from tillwatch.errors import ClipError, ConfigError, one_line
 from tillwatch.files import replacing
 
 #: Names another folder for the store than the user's cache folder.
@@ -37,8 +37,9 @@ ENVIRONMENT_VARIABLE = "TILLWATCH_CACHE"
 #: Bytes to leave free on the store's disk unless told; a tenth of a disk smaller than ten times that.
 KEEP_FREE = 10**10
 
-_MAGIC = b"tillwatch clip 1\n"
+_MAGIC = b"tillwatch clip 2\n"
 _PAGE = 4096
+_CHECKSUM = 16  # hexadecimal digits, of what the head says: it is believed without reading the frames
 _SUFFIX = ".clip"
 _READERS = {package: version(package) for package in ("Pillow", "av", "torch")}  # another version, other pixels
 _ABANDONED_S = 3600.0  # a file still being written is touched more often than that
@@ -48,6 +49,27 @@ _SMALL = 2**16  # a map holds a file descriptor as long as it lives, and a proce
 def default_store_folder() -> Path:
     """Returns where clips are kept unless told: ``$TILLWATCH_CACHE``, or the user's cache folder."""
     return Path(os.environ.get(ENVIRONMENT_VARIABLE) or platformdirs.user_cache_dir("tillwatch", False)) / "clips"
+
+
+def store_folder(folder: Path | None, data: Path) -> Path:
+    """Returns where the clips of a data folder are kept.
+
+    Args:
+        folder: as asked for; None for :func:`default_store_folder`.
+        data: the data folder; among its clips, the next look would take the store's folders for clips.
+
+    Raises:
+        ConfigError: if it is a file, or lies in ``data``.
+    """
+    told = f"--cache-folder {folder}" if folder is not None else f"the store's folder {default_store_folder()}"
+    folder = folder or default_store_folder()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{told} is a file; give a folder with --cache-folder or ${ENVIRONMENT_VARIABLE}.")
+    if data.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise ConfigError(
+            f"{told} lies inside the data folder {data}; name another with --cache-folder or ${ENVIRONMENT_VARIABLE}."
+        )
+    return folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,8 +322,13 @@ def _digest(head: dict[str, Any], frames: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
+def _checksum(said: bytes) -> bytes:
+    return hashlib.blake2b(said, digest_size=_CHECKSUM // 2).hexdigest().encode()
+
+
 def _head(fields: dict[str, Any]) -> bytes:
-    text = _MAGIC + json.dumps(fields).encode() + b"\n"
+    said = json.dumps(fields).encode()
+    text = _MAGIC + _checksum(said) + said + b"\n"
     return text.ljust(-(-len(text) // _PAGE) * _PAGE, b"\0")
 
 
@@ -315,7 +342,10 @@ def _map(path: Path) -> tuple[dict[str, Any], NDArray[Any] | None]:
         if mapped[: len(_MAGIC)] != _MAGIC:
             return head, None
         end = mapped.find(b"\n", len(_MAGIC))
-        head = json.loads(mapped[len(_MAGIC) : end])
+        said = mapped[len(_MAGIC) + _CHECKSUM : end]
+        if mapped[len(_MAGIC) : len(_MAGIC) + _CHECKSUM] != _checksum(said):
+            return head, None
+        head = json.loads(said)
         start = -(-(end + 1) // _PAGE) * _PAGE
         shape, dtype = tuple(head["shape"]), np.dtype(head["dtype"])
         if not {"source", "fingerprint", "digest"} <= set(head):

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tillwatch.config import early_epochs
 from tillwatch.errors import DataError, one_line
 from tillwatch.evaluation.audit_report import read_claim
 from tillwatch.evaluation.exposure import read_exposure
@@ -41,7 +42,7 @@ class Run:
         figures: accuracy, balanced accuracy and event AUROC, with their intervals where there are any.
         notes: what must stand beside them, in sentences, such as that they leak.
         tested_on: names of those clips.
-        epochs, best_epoch: done, and that of the lowest validation loss; None where nothing was validated.
+        epochs, best_epoch: done, and that of the lowest validation loss at full size; None where nothing was validated.
         val_loss: of that epoch.
         seconds: of training, all epochs together.
         settings: its config.yaml.
@@ -203,7 +204,7 @@ def _read_run(place: Path, folder: Path) -> Run:
         figures = {key: _figure(record["summary"]["figures"][key]) for key in _FIGURES}
         split = str(record["split"])
         rows = read_csv(place / "predictions.csv")
-        epochs = _epochs(place / "metrics.csv")
+        epochs = _epochs(place / "metrics.csv", early_epochs(settings.get("early_share", 0), settings.get("epochs", 1)))
         if figures["accuracy"].value is None or epochs is None:
             raise ValueError("it has no accuracy, or no metrics.csv that can be read")
         return Run(
@@ -243,11 +244,15 @@ def _doubts(record: Mapping[str, Any], place: Path) -> tuple[str, ...]:
     return (*(() if exposure is None else exposure.notes), *doubts)
 
 
-def _epochs(path: Path) -> tuple[int, int | None, float | None, float] | None:
-    """Returns epochs done, the best with its validation loss, and the seconds of all; None if none can be read."""
+def _epochs(path: Path, early: int = 0) -> tuple[int, int | None, float | None, float] | None:
+    """Returns epochs done, the best with its validation loss, and the seconds of all; None if none can be read.
+
+    The first ``early`` are not compared, unless there is no other: losses of small clips are not those of full size.
+    """
     try:
         rows = read_csv(path)
-        losses = {int(row["epoch"]): float(row["val_loss"]) for row in rows if row["val_loss"]}
+        full = rows[min(early, len(rows) - 1) :]
+        losses = {int(row["epoch"]): float(row["val_loss"]) for row in full if row["val_loss"]}
         best = min(losses, key=lambda epoch: losses[epoch], default=None)
         seconds = sum(float(row["seconds"]) for row in rows)
         if not all(map(math.isfinite, [seconds, *losses.values()])):

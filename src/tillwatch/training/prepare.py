@@ -14,7 +14,7 @@ from tillwatch.data.fingerprints import bytes_of
 from tillwatch.data.footage import measure_footage
 from tillwatch.data.provenance import EXTRACTION_JSON, Extraction, read_extraction
 from tillwatch.data.splits import missing_classes, n_groups, read_split_file, split_clips
-from tillwatch.data.store import ClipStore, default_store_folder
+from tillwatch.data.store import ClipStore, store_folder
 from tillwatch.errors import ConfigError, DataError
 from tillwatch.evaluation.audit_report import AuditReport
 from tillwatch.models.architectures import architecture, check_input_size
@@ -116,7 +116,7 @@ def prepare(
         )
     event = choose_event(search.classes, config.event)
     check_groups(search, config)
-    _check_cache_folder(data, config.cache_folder)
+    store = ClipStore(store_folder(config.cache_folder, data)) if config.cache else None
     if config.weights == KINETICS:
         fetch_kinetics(config.arch)
     elif config.weights != "none" and not Path(config.weights).exists():
@@ -138,7 +138,6 @@ def prepare(
         if not count:
             raise DataError(f"no clip of {label!r} can be used; each was left out for the reason given above.")
     sizes = bytes_of(catalog.clips)
-    store = _store(config)
     audit: AuditReport | None = None
     if recorded is not None:
         sizes = recorded.sizes | sizes
@@ -324,19 +323,6 @@ def _lengths(catalog: Catalog, sides: Mapping[str, str]) -> tuple[Lengths | None
     learnt_from = [clip for clip in catalog.clips if sides[clip.name] == "train"]
     seconds = Lengths.of([s for clip in learnt_from if (s := clip.seconds) is not None])
     return seconds, Lengths.of([clip.stepped_frames for clip in learnt_from])
-
-
-def _check_cache_folder(data: Path, folder: Path | None) -> None:
-    if folder is None:
-        return
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--cache-folder {folder} is a file; give a folder.")
-    if data.resolve() in folder.resolve().parents:
-        raise ConfigError(f"--cache-folder {folder} lies inside the data folder {data}; give another.")
-
-
-def _store(config: TrainConfig) -> ClipStore | None:
-    return ClipStore(config.cache_folder or default_store_folder()) if config.cache else None
 
 
 def _audit(
