@@ -5,14 +5,16 @@
 
 Both train r2plus1d_18 on 112 x 112 pixels in batches of 4. Ours is what ``tillwatch train --precision P`` does, for
 each P; a CPU that only imitates bf16 is at it for hours: --precision fp32 leaves it out there. Each has a process to
-itself, since ours changes how its process keeps memory. Ratios of medians; the machine's own peak of matrix products
-stands beside.
+itself, since ours changes how its process keeps memory, and those that read clips for it stand still out of its turn.
+Ratios of medians; the machine's own peak of matrix products stands beside.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
+import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -71,9 +73,20 @@ class Contender:
 def _serve(make: Callable[[], Training], pipe: Connection) -> None:
     training = make()
     while pipe.recv() == "step":
+        _tell_workers(signal.SIGCONT)
         started = time.perf_counter()
         clips = training.step()
-        pipe.send((time.perf_counter() - started) / clips)
+        spent = time.perf_counter() - started
+        _tell_workers(signal.SIGSTOP)
+        pipe.send(spent / clips)
+    _tell_workers(signal.SIGCONT)
+
+
+def _tell_workers(what: signal.Signals) -> None:
+    """Reaches the processes that read clips for this one: out of its turn they must not read ahead."""
+    for worker in multiprocessing.active_children():
+        if worker.pid is not None:
+            os.kill(worker.pid, what)
 
 
 def measure(

@@ -349,6 +349,20 @@ def test_what_is_computed_of_old_frames_does_not_pass_for_new(folder: Path, clip
     )
 
 
+def test_folders_that_were_given_each_others_names_are_told_apart(
+    clips: tuple[Clip, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def frame(inode: int) -> Any:  # all else is equal in frames without compression, from one archive
+        status = SimpleNamespace(st_size=9000, st_mtime_ns=1, st_ctime_ns=2, st_ino=inode)
+        return SimpleNamespace(name="frame_000000.bmp", stat=lambda: status)
+
+    states = []
+    for inode in (11, 12, 11):
+        monkeypatch.setattr(store_module, "list_frames", lambda path, inode=inode: [frame(inode)])
+        states.append(store_module.fingerprint(clips[0]))
+    assert states[0] == states[2] != states[1]
+
+
 def test_a_source_that_changes_while_it_is_decoded(folder: Path, clips: tuple[Clip, ...]) -> None:
     clip, store = clips[0], a_store(folder)
     assert store.find(clip, READING) is None

@@ -281,7 +281,9 @@ class ClipStore:
 
 
 def fingerprint(clip: Clip) -> str:
-    """Returns what tells one state of a clip's files from another: their names, sizes and times of change.
+    """Returns what tells one state of a clip's files from another: their names, sizes, times of change and inodes.
+
+    By their inodes two folders are told apart that were given each other's name: files in them do not change by that.
 
     Raises:
         ClipError: if they are gone.
@@ -291,7 +293,7 @@ def fingerprint(clip: Clip) -> str:
     try:
         for path in paths:
             status = path.stat()
-            state = f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\n"
+            state = f"\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{status.st_ino}\n"
             digest.update(os.fsencode(path.name) + state.encode())
     except OSError as error:
         raise ClipError(f"{clip.path}: cannot be read ({error.strerror}).") from None
