@@ -39,7 +39,7 @@ from table import Row, print_table
 from tillwatch.clip_spec import FrameStep
 from tillwatch.data.extraction import extract
 from tillwatch.data.provenance import Extraction
-from tillwatch.data.video import is_video_file
+from tillwatch.data.video import READING, is_video_file
 from tillwatch.files import read_csv, write_csv
 
 _COLUMNS = tuple(field.name for field in fields(Row))
@@ -65,8 +65,9 @@ def every_few(videos: Path, results: Path) -> Path:
 def frames_of(videos: Path | None, results: Path, quick: bool) -> Path:
     """Returns frame folders of the videos, extracted once, or rendered ones (few for ``quick``)."""
     if videos is not None:
-        extract(videos, results / "frames", Extraction(step=FrameStep(), short_side=128), workers=os.cpu_count() or 1)
-        return results / "frames"
+        frames = results / f"frames{READING}"  # those that another version extracted are others
+        extract(videos, frames, Extraction(step=FrameStep(), short_side=128), workers=os.cpu_count() or 1)
+        return frames
     rendered = results / "rendered"
     if not rendered.is_dir():
         tasks.noisy_till(1.0, tasks.FEW_CAMERAS if quick else tasks.CAMERAS).make(rendered, 0)

@@ -147,7 +147,7 @@ def prepared_row(size: tuple[int, int], rounds: int = 9) -> Row:
 
 def cross_validated(frames: Path, results: Path, quick: bool) -> Path:
     """Returns a small network's cross-validation on frame folders; what an earlier one left whole is not done again."""
-    out, settings, parts = results / "folds", QUICK_FOLDS if quick else FOLDS, 2 if quick else 5
+    out, settings, parts = results / f"folds_of_{frames.name}", QUICK_FOLDS if quick else FOLDS, 2 if quick else 5
     config = TrainConfig(
         weights="none", baselines=False, cache_folder=results / "folds_cache", **{**RECIPES["fast"], **settings}
     )
