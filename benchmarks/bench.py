@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--crossval", type=Path, help=crossval)
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", nargs="+", help="some of the parts, by name")
+    parser.add_argument("--only", nargs="+", help='some of the parts, by name, such as "training speed" quality')
     parser.add_argument("--report", action="store_true", help="print what was measured before, and measure nothing")
     options = parser.parse_args()
     if options.report:
@@ -120,7 +120,10 @@ def main() -> None:
     frames = frames_of(videos, results, options.quick)
     print(f"[frames: {time.perf_counter() - started:.0f} s]", file=sys.stderr, flush=True)
     table: list[Row] = []
-    for name, measure in parts(frames, videos, results, options.quick, options.crossval):
+    all_parts = parts(frames, videos, results, options.quick, options.crossval)
+    if unknown := set(options.only or ()) - {name for name, _ in all_parts}:
+        parser.error(f"--only: no part is called {', '.join(sorted(unknown))}; there are {', '.join(dict(all_parts))}.")
+    for name, measure in all_parts:
         if options.only and name not in options.only:
             continue
         started = time.perf_counter()

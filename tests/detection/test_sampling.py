@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tillwatch.clip_spec import FrameStep, Reading, Roi
+from tillwatch.data import playback
 from tillwatch.data.bitstream import GroupFinder
 from tillwatch.data.playback import timing_of_packets
 from tillwatch.data.video import decode_video, read_video, squeezed_parts
@@ -273,23 +274,26 @@ def test_what_goes_wrong_in_a_thread_is_raised_and_ends_all(
     assert threading.active_count() == before
 
 
-def units(*kinds: int, length: int = 4) -> bytes:
-    """A packet of H.264: NAL units of these types, each behind its length, or a start code for a length of 0."""
-    bodies = [bytes([0x60 | kind]) + b"\x80" * (kind + 1) for kind in kinds]
+# A unit of H.264 by its type, and one of H.265 by its type times two.
+def units(*kinds: int | bytes, length: int = 4) -> bytes:
+    """A packet: NAL units of these types, or as they are, each behind its length, or a start code for a length of 0."""
+    bodies = [kind if isinstance(kind, bytes) else bytes([kind]) + b"\x80" * (kind + 1) for kind in kinds]
     return b"".join((len(body).to_bytes(length) if length else b"\0\0\0\1") + body for body in bodies)
 
 
 AVCC = b"\x01\x64\x00\x1f\xff"  # the last two bits: lengths have four bytes
+OTHER_PPS = bytes([0x68, 1])
 
 
 @pytest.mark.parametrize(
     ("packets", "begins"),
     [
-        ([(5,), (1,), (5, 5), (1, 1), (5,)], [0, 2, 4]),
+        ([(5,), (1,), (5, 5), (1, 1), (5,)], [0, 2, 4]),  # the container holds the parameters
         ([(9, 7, 8, 6, 5), (9, 1), (9, 7, 8, 5), (1,)], [0, 2]),
-        ([(7, 8, 5), (1,), (5,), (1,)], [0, 2]),  # the container holds the first ones
+        ([(7, 8, 5), (1,), (5,), (1,)], []),  # the container's may be others
         ([(5,), (1,), (7, 8, 5)], []),  # from there on others count, for the decoder that has seen them
         ([(7, 8, 5), (1,), (7, 8, 5), (5,)], []),
+        ([(7, 8, 5), (1,), (7, OTHER_PPS, 5)], []),
         ([(7, 8, 5), (8, 1), (7, 8, 5)], []),
         ([(7, 8, 5), (8,), (7, 8, 5)], []),
         ([(7, 8, 5), (8, 5)], []),
@@ -297,19 +301,62 @@ AVCC = b"\x01\x64\x00\x1f\xff"  # the last two bits: lengths have four bytes
         ([], []),
     ],
 )
-def test_what_a_group_of_pictures_needs(packets: list[tuple[int, ...]], begins: list[int]) -> None:
-    for extradata, length in ((AVCC, 4), (b"\0\0\0\1\x67", 0)):
+def test_what_a_group_of_pictures_needs(packets: list[tuple[int | bytes, ...]], begins: list[int]) -> None:
+    for extradata, length in ((AVCC, 4), (b"\0\0\0\1\x67", 0), (None, 0)):
         finder = GroupFinder(cast(Any, SimpleNamespace(name="h264", extradata=extradata)))
         for kinds in packets:
             finder.see(units(*kinds, length=length))
         assert finder.begins() == begins
 
 
-def test_parameters_that_nothing_else_tells_are_needed_by_each_group() -> None:
-    finder = GroupFinder(cast(Any, SimpleNamespace(name="h264", extradata=None)))
-    for kinds in ((7, 8, 5), (1,), (5,)):
-        finder.see(units(*kinds, length=0))
+@pytest.mark.parametrize(("second", "begins"), [(0x80, [0, 1]), (0xC0, [])])
+def test_pictures_that_an_idr_picture_throws_away_need_one_decoder(second: int, begins: list[int]) -> None:
+    finder = GroupFinder(cast(Any, SimpleNamespace(name="hevc", extradata=None)))
+    for flags in (0xC0, second):  # before the first there is nothing to throw away
+        finder.see(units(2 * 32, 2 * 33, 2 * 34, bytes([2 * 19, 1, flags, 7]), length=0))
+    assert finder.begins() == begins
+
+
+def test_parameters_that_the_container_changes_need_one_decoder() -> None:
+    finder = GroupFinder(cast(Any, SimpleNamespace(name="h264", extradata=AVCC)))
+    finder.see(units(5))
+    finder.see(units(5), parameters_beside=True)
     assert finder.begins() == []
+
+
+@pytest.mark.parametrize("what", ["interlaced_frame", "rotation"])
+def test_groups_that_depend_on_what_was_before_are_decoded_in_turn(
+    what: str, tmp_path: Path, make_footage: MakeFootage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_footage(tmp_path / "a.mp4", list(range(75)), **{"x264-params": "scenecut=0"})
+    expected = list(sampler(path, threads=1).read())
+    late = cast(int, timing_of_packets(path).timestamps[40])
+    decoded = playback._decoded
+
+    def telling(codec: Any, packet: Any, damage: Any) -> Any:
+        for frame in decoded(codec, packet, damage):
+            alone = codec.thread_count == 1 and (frame.pts or 0) >= late
+            told = {"interlaced_frame": alone, "rotation": 90 * alone}[what]
+            yield Telling(frame, **{what: told}) if alone else frame
+
+    def squeezing(frame: av.VideoFrame | Telling, *arguments: Any) -> Any:
+        return squeezed_parts(frame.frame if isinstance(frame, Telling) else frame, *arguments)
+
+    monkeypatch.setattr(playback, "_decoded", telling)
+    monkeypatch.setattr(sampling, "squeezed_parts", squeezing)
+    shown = list(sampler(path, threads=2).read())
+    assert numbers(shown) == numbers(expected)
+    np.testing.assert_array_equal([one.frames for one in shown], [one.frames for one in expected])
+
+
+class Telling:
+    """A frame that tells something else of itself."""
+
+    def __init__(self, frame: av.VideoFrame, **told: Any) -> None:
+        self.frame, self.told = frame, told
+
+    def __getattr__(self, name: str) -> Any:
+        return self.told[name] if name in self.told else getattr(self.frame, name)
 
 
 def two_in_a_row(first: Path, second: Path, path: Path) -> Path:

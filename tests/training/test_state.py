@@ -25,6 +25,7 @@ from tillwatch.errors import Interrupted, RunError
 from tillwatch.files import DigestWriter
 from tillwatch.models.architectures import write_tensors
 from tillwatch.signals import handler_of
+from tillwatch.training.guard import NonFiniteError
 from tillwatch.training.interrupts import Interrupts
 from tillwatch.training.runlog import EpochMetrics
 from tillwatch.training.state import Checkpoints, MadeOf, TrainingState, find_checkpoints, read_checkpoint
@@ -400,6 +401,22 @@ def test_a_second_signal_does_not_wait() -> None:
 def test_a_signal_that_nobody_asked_for_is_obeyed_at_the_end() -> None:
     with Interrupts("go on") as interrupts, pytest.raises(Interrupted), interrupts.deferred():
         send(signal.SIGTERM)
+
+
+def _fail_after_a_signal(error: Exception) -> None:
+    with Interrupts("go on") as interrupts, interrupts.deferred():
+        send(signal.SIGINT)
+        raise error
+
+
+def test_what_a_signal_makes_fail_is_that_signal() -> None:
+    with pytest.raises(Interrupted, match="interrupted; go on") as stopped:
+        _fail_after_a_signal(RuntimeError("the compiler was ended"))
+    assert stopped.value.signum == signal.SIGINT
+    with pytest.raises(NonFiniteError, match="became nan"):
+        _fail_after_a_signal(NonFiniteError("the loss became nan"))
+    with pytest.raises(RuntimeError, match="by itself"), Interrupts("go on") as interrupts, interrupts.deferred():
+        raise RuntimeError("by itself")
 
 
 def _send_two() -> None:

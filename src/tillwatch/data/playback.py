@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import av
 import numpy as np
@@ -30,6 +30,10 @@ GROUPS_A_THREAD = 2
 Converted = TypeVar("Converted")
 _Played: TypeAlias = tuple[int | None, Converted | None]
 _Packet: TypeAlias = "av.Packet[av.VideoStream]"
+
+
+class NotAloneError(Exception):
+    """A group of pictures that is decoded by itself may not give what it gives behind the one before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +125,7 @@ def timing_of_packets(path: Path) -> Timing:
         for packet in _packets(container, stream, Damage()):
             if _is_shown(packet):
                 stamps.append(packet.dts if packet.pts is None else packet.pts)
-                groups.see(bytes(packet))
+                groups.see(bytes(packet), parameters_beside=packet.has_sidedata("new_extradata"))
         time_base, fps = stream.time_base, stream.average_rate or stream.guessed_rate
     known = np.array([stamp for stamp in stamps if stamp is not None], np.int64)
     order = known.argsort(kind="stable")
@@ -161,9 +165,8 @@ def play(path: Path, damage: Damage) -> Iterator[av.VideoFrame]:
         for packet in _packets(container, stream, damage):
             yield from _decoded(stream.codec_context, packet, damage)
         if damage.broken_off is not None:
-            yield from _decoded(
-                stream.codec_context, None, damage
-            )  # the decoder holds frames back; demux did not come to ask
+            # The decoder holds frames back, and demux did not come to ask for them.
+            yield from _decoded(stream.codec_context, None, damage)
 
 
 def play_converted(
@@ -178,7 +181,7 @@ def play_converted(
 
     Groups of pictures that can be decoded by themselves are, side by side, each by one thread, which converts its
     frames as well: no thread waits for another, as FFmpeg's own do that share a picture or take one each. Frames are
-    the same either way, and come in the same order.
+    the same either way, but for what is patched of damaged ones, and come in the same order.
 
     Args:
         path: the file.
@@ -190,6 +193,7 @@ def play_converted(
 
     Raises:
         ClipError: if the file cannot be opened or holds no video.
+        NotAloneError: if a group depends on what was before it all the same.
     """
     if threads < 2 or len(timing.groups) < 2:
         for place, frame in enumerate(play(path, damage)):
@@ -197,18 +201,31 @@ def play_converted(
         return
     codecs: SimpleQueue[av.VideoCodecContext] = SimpleQueue()
 
-    def decoded(packets: Sequence[_Packet], taken: Container[int]) -> tuple[Damage, list[_Played[Converted]]]:
-        found = Damage()
-        frames: list[_Played[Converted]] = []
+    def decoded(packets: Sequence[_Packet], taken: Container[int]) -> _Group[Converted]:
+        group = _Group[Converted]()
         codec = codecs.get()
         try:
             for packet in (*packets, None):
-                for frame in _decoded(codec, packet, found):
-                    frames.append((frame.pts, convert(frame) if len(frames) in taken else None))
+                for frame in _decoded(codec, packet, group.damage):
+                    take = len(group.frames) in taken
+                    if take and frame.interlaced_frame:  # by the picture before, where its own timing leaves it open
+                        raise NotAloneError
+                    group.frames.append((frame.pts, convert(frame) if take else None))
+                    group.turned |= {frame.rotation} if take else set()
             codec.flush_buffers()
         finally:
             codecs.put(codec)  # a thread that waits for one must not wait for ever
-        return found, frames
+        return group
+
+    turned: set[int] = set()
+
+    def joined(group: _Group[Converted]) -> list[_Played[Converted]]:
+        turned.update(group.turned)
+        if len(turned) > 1:  # what turns pictures may stand before the first group alone
+            raise NotAloneError
+        damage.packets += group.damage.packets
+        damage.pictures += group.damage.pictures
+        return group.frames
 
     with ExitStack() as opened:
         container = opened.enter_context(_opened(path))
@@ -218,14 +235,23 @@ def play_converted(
             codec.thread_count = 1
             codecs.put(codec)
         pool = opened.enter_context(thread_pool(threads))
-        under_way: deque[Future[tuple[Damage, list[_Played[Converted]]]]] = deque()
+        under_way: deque[Future[_Group[Converted]]] = deque()
         for first, group in _grouped(packets, timing.groups):
             taken = {place - first for place in range(first, first + len(group)) if wanted(place)}
             under_way.append(pool.submit(decoded, group, taken))
             if len(under_way) >= threads * GROUPS_A_THREAD:
-                yield from _joined(under_way.popleft().result(), damage)
+                yield from joined(under_way.popleft().result())
         while under_way:
-            yield from _joined(under_way.popleft().result(), damage)
+            yield from joined(under_way.popleft().result())
+
+
+@dataclass
+class _Group(Generic[Converted]):
+    """What a group of pictures gave: its frames, how the ones taken are turned, and what was damaged."""
+
+    frames: list[_Played[Converted]] = field(default_factory=list)
+    turned: set[int] = field(default_factory=set)
+    damage: Damage = field(default_factory=Damage)
 
 
 def _grouped(packets: Iterator[_Packet], begins: Sequence[int]) -> Iterator[tuple[int, list[_Packet]]]:
@@ -242,13 +268,6 @@ def _grouped(packets: Iterator[_Packet], begins: Sequence[int]) -> Iterator[tupl
         if packet.size:
             group.append(packet)
     yield first, group
-
-
-def _joined(of_group: tuple[Damage, list[_Played[Converted]]], damage: Damage) -> list[_Played[Converted]]:
-    found, frames = of_group
-    damage.packets += found.packets
-    damage.pictures += found.pictures
-    return frames
 
 
 def _is_shown(packet: _Packet) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import av
@@ -17,6 +17,7 @@ from tillwatch.clip_spec import Reading, Roi
 from tillwatch.data.playback import (
     GROUPS_A_THREAD,
     Damage,
+    NotAloneError,
     Timing,
     play_converted,
     timing_of_frames,
@@ -55,8 +56,9 @@ class _OtherFramesError(Exception):
 class Sampler:
     """Reads a recording's windows from its beginning to its end, once.
 
-    Which frames are wanted is worked out from the packets' timestamps, before anything is decoded. Should the decoder
-    give other frames, it is believed: all are decoded to count them, and reading goes on at the window where it was.
+    Which frames are wanted is worked out from the packets' timestamps, before anything is decoded, groups of pictures
+    side by side. Should the decoder give other frames, one after the other is decoded; should it still, it is believed:
+    all are decoded to count them. Either way reading goes on at the window where it was.
     Windows given before are the same either way, for none is given before its end is sure.
 
     Args:
@@ -96,18 +98,20 @@ class Sampler:
             DataError: if the step depends on a frame rate that the file does not tell.
         """
         timing = timing_of_packets(self.path)
-        try:
-            for shown in self._read(timing, done):
-                done += 1
-                yield shown
-        except _OtherFramesError:
-            packets = len(timing.timestamps)
-            timing = timing_of_frames(self.path, timing)
-            lost = packets - len(timing.timestamps)
-            # Of interlaced pictures each field may have a packet of its own.
-            self.lost = lost if abs(packets - 2 * len(timing.timestamps)) > 2 else 0
-        else:
+        attempts = [timing, replace(timing, groups=[])] if self._threads(timing) > 1 else [timing]
+        for attempt in attempts:
+            try:
+                for shown in self._read(attempt, done):
+                    done += 1
+                    yield shown
+            except (NotAloneError, _OtherFramesError):
+                continue
             return
+        packets = len(timing.timestamps)
+        timing = timing_of_frames(self.path, timing)
+        lost = packets - len(timing.timestamps)
+        # Of interlaced pictures each field may have a packet of its own.
+        self.lost = lost if abs(packets - 2 * len(timing.timestamps)) > 2 else 0
         try:
             yield from self._read(timing, done)
         except _OtherFramesError:

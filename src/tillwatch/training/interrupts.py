@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from tillwatch.errors import Interrupted
+from tillwatch.errors import Interrupted, TillwatchError
 from tillwatch.signals import handler_of, heard_signals, ignore_signals
 
 #: Signals so soon after one another are one, which came twice.
@@ -86,11 +86,15 @@ class Interrupts:
         """Lets a first signal wait.
 
         Raises:
-            Interrupted: after the block, if one still waits.
+            Interrupted: after the block, if one still waits; or where something fails while one does.
         """
         self._deferring = True
         try:
             yield
+        except Exception as error:
+            if self.asked is None or isinstance(error, TillwatchError):
+                raise
+            raise self.stop(self.asked) from error  # of a compiler, say, that the signal has ended
         finally:
             self._deferring = False
         if self.asked is not None:
