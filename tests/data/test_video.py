@@ -3,9 +3,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -21,6 +22,7 @@ from tillwatch.data.video import (
     cut_out,
     decode_video,
     is_video_file,
+    packets_of,
     probe_video,
     read_video,
     shrunk,
@@ -468,3 +470,15 @@ def test_a_codec_that_nobody_knows_is_named(tmp_path: Path, make_video: MakeVide
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzz1"))
     with pytest.raises(ClipError, match=r"till\.mp4: FFmpeg knows no decoder"):
         probe_video(path)
+
+
+def test_packets_of_a_stream_that_turns_up_later_are_passed_over() -> None:
+    coming = iter([1, None, 2, None, None, 3, None])
+
+    def demux(stream: object) -> Iterator[int]:
+        for packet in coming:
+            if packet is None:
+                raise IndexError("list index out of range")  # as PyAV fails that knows the streams of the beginning
+            yield packet
+
+    assert list(packets_of(SimpleNamespace(demux=demux), None)) == [1, 2, 3]

@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from tillwatch.data.bitstream import GroupFinder
-from tillwatch.data.video import open_container, unreadable, video_stream
+from tillwatch.data.video import open_container, packets_of, unreadable, video_stream
 from tillwatch.errors import ClipError, one_line
 from tillwatch.threads import thread_pool
 
@@ -285,7 +285,7 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream, dam
     refused = 0
     while refused < _RETRIES:  # past a damaged spot a file may go on
         try:
-            for packet in container.demux(stream):
+            for packet in packets_of(container, stream):
                 refused = 0
                 yield packet
         except (av.error.FFmpegError, OSError) as error:

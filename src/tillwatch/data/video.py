@@ -96,7 +96,8 @@ def decode_video(path: Path, threads: int = 0) -> Iterator[av.VideoFrame]:
             stream = video_stream(container, path)
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = threads
-            yield from container.decode(stream)
+            for packet in packets_of(container, stream):
+                yield from packet.decode()
     except (av.error.FFmpegError, OSError) as error:
         raise ClipError(unreadable(path, error)) from None
 
@@ -267,7 +268,7 @@ def _count_packets(path: Path) -> VideoInfo:
         with open_container(path) as container:
             stream = video_stream(container, path)
             # Packets before an edit list's start are decoded, but not shown.
-            stamps = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            stamps = [packet.pts for packet in packets_of(container, stream) if packet.size and not packet.is_discard]
             rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
     except (av.error.FFmpegError, OSError) as error:
         raise ClipError(unreadable(path, error)) from None
@@ -302,6 +303,20 @@ def open_container(path: Path) -> av.container.InputContainer:
         av.error.FFmpegError, OSError: if that fails.
     """
     return av.open(str(path), metadata_errors="replace")
+
+
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """Yields a stream's packets, the last of them empty: it asks the decoder for what it holds back.
+
+    PyAV fails with an IndexError at each packet of a stream that was not there when the file was opened, as a transport
+    stream may bring any time: such packets are passed over.
+    """
+    while True:
+        try:
+            yield from container.demux(stream)
+        except IndexError:
+            continue
+        return
 
 
 def video_stream(container: Any, path: Path) -> Any:

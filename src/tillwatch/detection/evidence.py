@@ -23,7 +23,7 @@ from PIL import Image
 
 from tillwatch.clip_spec import Roi
 from tillwatch.data.playback import Damage, play, timing_of_packets
-from tillwatch.data.video import open_container, to_image, video_stream
+from tillwatch.data.video import open_container, packets_of, to_image, video_stream
 from tillwatch.detection.annotated import Annotation, annotate, regions_of
 from tillwatch.detection.blurring import CAVEATS, Blur
 from tillwatch.detection.cameras import flat_name
@@ -504,7 +504,7 @@ def _packets_between(container: Any, stream: Any, place: int | None, begin: int,
     if place is not None:
         container.seek(place, stream=stream)
     packets: list[Any] = []
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         if not packet.size or packet.pts is None:
             continue
         if packet.is_keyframe and packet.pts <= begin:
