@@ -472,13 +472,17 @@ def test_a_codec_that_nobody_knows_is_named(tmp_path: Path, make_video: MakeVide
         probe_video(path)
 
 
-def test_packets_of_a_stream_that_turns_up_later_are_passed_over() -> None:
-    coming = iter([1, None, 2, None, None, 3, None])
+@pytest.mark.parametrize("last", [[], [None]])
+def test_packets_of_a_stream_that_turns_up_later_are_passed_over(last: list[None]) -> None:
+    sizes = iter([1, None, 2, None, None, 3, 0, *last, 0])
 
-    def demux(stream: object) -> Iterator[int]:
-        for packet in coming:
-            if packet is None:
+    def demux(stream: object) -> Iterator[SimpleNamespace]:
+        for size in sizes:
+            if size is None:
                 raise IndexError("list index out of range")  # as PyAV fails that knows the streams of the beginning
-            yield packet
+            yield SimpleNamespace(size=size)
+            if size == 0 and not last:
+                return
 
-    assert list(packets_of(SimpleNamespace(demux=demux), None)) == [1, 2, 3]
+    packets = list(packets_of(SimpleNamespace(demux=demux), None))
+    assert [packet.size for packet in packets] == [1, 2, 3, 0]  # a decoder is asked once for what it holds back

@@ -311,11 +311,15 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
     PyAV fails with an IndexError at each packet of a stream that was not there when the file was opened, as a transport
     stream may bring any time: such packets are passed over.
     """
+    at_end = False
     while True:
         try:
-            yield from container.demux(stream)
+            for packet in container.demux(stream):
+                at_end = not packet.size
+                yield packet
         except IndexError:
-            continue
+            if not at_end:
+                continue
         return
 
 
