@@ -67,11 +67,11 @@ class GroupFinder:
         self._parameters: list[bytes] = []  # of each group
         self._alone = self._syntax is not None
 
-    def see(self, packet: bytes, *, parameters_beside: bool = False) -> None:
+    def see(self, packet: bytes | av.Packet[av.VideoStream], *, parameters_beside: bool = False) -> None:
         """Looks at the next picture's packet.
 
         Args:
-            packet: its bytes.
+            packet: its bytes, or what holds them.
             parameters_beside: whether the container has other parameter sets for it and what follows.
         """
         place, self._seen = self._seen, self._seen + 1
@@ -79,7 +79,7 @@ class GroupFinder:
             return
         parameters: list[bytes] = []
         begins = False
-        for kind, unit in _units(packet, self._extradata, self._syntax):
+        for kind, unit in _units(bytes(packet), self._extradata, self._syntax):
             if kind in self._syntax.parameters:
                 parameters.append(unit)
             if kind in self._syntax.slices:  # all slices of a picture are IDR or none, and parameters come first

@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from tillwatch.data.bitstream import GroupFinder
-from tillwatch.data.video import open_container, packets_of, unreadable, video_stream
+from tillwatch.data.video import is_shown, open_container, packets_of, unreadable, video_stream
 from tillwatch.errors import ClipError, one_line
 from tillwatch.threads import thread_pool
 
@@ -123,9 +123,9 @@ def timing_of_packets(path: Path) -> Timing:
         stream = video_stream(container, path)
         groups = GroupFinder(stream.codec_context)
         for packet in _packets(container, stream, Damage()):
-            if _is_shown(packet):
+            if is_shown(packet):
                 stamps.append(packet.dts if packet.pts is None else packet.pts)
-                groups.see(bytes(packet), parameters_beside=packet.has_sidedata("new_extradata"))
+                groups.see(packet, parameters_beside=packet.has_sidedata("new_extradata"))
         time_base, fps = stream.time_base, stream.average_rate or stream.guessed_rate
     known = np.array([stamp for stamp in stamps if stamp is not None], np.int64)
     order = known.argsort(kind="stable")
@@ -260,18 +260,14 @@ def _grouped(packets: Iterator[_Packet], begins: Sequence[int]) -> Iterator[tupl
     group: list[_Packet] = []
     coming = deque(begins)
     for packet in packets:
-        if coming and _is_shown(packet) and shown == coming[0]:
+        if coming and is_shown(packet) and shown == coming[0]:
             if group:
                 yield first, group
             first, group = coming.popleft(), []
-        shown += _is_shown(packet)
+        shown += is_shown(packet)
         if packet.size:
             group.append(packet)
     yield first, group
-
-
-def _is_shown(packet: _Packet) -> bool:
-    return bool(packet.size) and not packet.is_discard  # before an edit list's start they are decoded, but not shown
 
 
 def _opened(path: Path) -> av.container.InputContainer:

@@ -187,7 +187,7 @@ def shrunk(frame: av.VideoFrame, size: Size) -> NDArray[np.uint8]:
     # Into planes: to rgb24, FFmpeg would give two neighbours one colour.
     if (height, width) == (frame.height, frame.width):  # here FFmpeg would take its fast conversion
         small = convert(frame, format="gbrp", interpolation=_BILINEAR | _EXACT, threads=1).to_ndarray()
-    else:  # of a large picture 16 bits take it half the time that 8 do
+    else:  # of a large picture 16 bits take it less time than 8
         wide = convert(frame, width, height, "gbrp16le", interpolation=_BILINEAR, threads=1).to_ndarray()
         levels = (np.right_shift(wide, 7) + 1) >> 1  # rounded: a grey level is 256 of its, and white 65280
         small = np.minimum(levels, 255).astype(np.uint8)
@@ -267,8 +267,7 @@ def _count_packets(path: Path) -> VideoInfo:
     try:
         with open_container(path) as container:
             stream = video_stream(container, path)
-            # Packets before an edit list's start are decoded, but not shown.
-            stamps = [packet.pts for packet in packets_of(container, stream) if packet.size and not packet.is_discard]
+            stamps = [packet.pts for packet in packets_of(container, stream) if is_shown(packet)]
             rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
     except (av.error.FFmpegError, OSError) as error:
         raise ClipError(unreadable(path, error)) from None
@@ -321,6 +320,11 @@ def packets_of(container: Any, stream: Any) -> Iterator[Any]:
             if not at_end:
                 continue
         return
+
+
+def is_shown(packet: Any) -> bool:
+    """Whether a packet is a picture that is shown; those before an edit list's start are decoded only."""
+    return bool(packet.size) and not packet.is_discard
 
 
 def video_stream(container: Any, path: Path) -> Any:
